@@ -1,0 +1,82 @@
+//! Failures of the outside world: files, damage.
+
+use std::path::PathBuf;
+
+use crate::words::Position;
+
+/// Bytes on disk that are not what was written there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file} is damaged at byte {offset}: {what}")]
+pub struct Damage {
+    /// The file, relative to the data folder.
+    pub file: String,
+    /// Where, in bytes.
+    pub offset: u64,
+    /// What does not hold.
+    pub what: &'static str,
+}
+
+/// Why something could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The bytes on disk are damaged; they are not served.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+    /// The file system failed.
+    #[error("reading {file} failed")]
+    Io {
+        /// The file, relative to the data folder.
+        file: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A cursor that this log cannot have issued.
+    #[error("the cursor is not one of this log")]
+    Diverged {
+        /// The position it names.
+        position: Position,
+    },
+    /// The stream does not exist.
+    #[error("the stream does not exist")]
+    StreamUnknown,
+    /// The stream was deleted.
+    #[error("the stream is deleted")]
+    StreamDeleted,
+    /// There is no record at this position.
+    #[error("there is no record at this position")]
+    NoRecord,
+}
+
+/// Why a data folder could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("{} is in use by another process", folder.display())]
+    Locked {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The file system failed.
+    #[error("{action} {} failed", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The folder holds another format version.
+    #[error("the data folder has format {found}; this version reads format {supported}")]
+    Format {
+        /// Found in the folder.
+        found: u32,
+        /// What this version reads.
+        supported: u32,
+    },
+    /// Bytes that everything depends on are damaged (no tenant can be served).
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+}

@@ -1,0 +1,129 @@
+//! The index of one segment's records of one tenant.
+
+use std::{collections::HashMap, sync::Arc};
+
+use sha2::{Digest, Sha256};
+
+use super::IdempotencyBody;
+use crate::{
+    log::{Segment, run::Place},
+    record::RecordKind,
+    words::{Hash, Reference, Tag},
+};
+
+/// Where a record is and what filters ask of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RecordEntry {
+    /// Where the leaf's bytes begin, behind their length.
+    pub(crate) leaf: Place,
+    pub(crate) payloads: Place,
+    pub(crate) leaf_bytes: u16,
+    pub(crate) payload_bytes: u32,
+    pub(crate) kind: RecordKind,
+    /// `u32::MAX` where there is none, likewise the type.
+    pub(crate) stream: u32,
+    pub(crate) event_type: u32,
+    pub(crate) version: u64,
+    pub(crate) time: i64,
+    /// `i64::MIN` where there is none.
+    pub(crate) occurred: i64,
+    pub(crate) hash: Hash,
+}
+
+/// One use of an idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IdempotencyEntry {
+    /// Records that the command wrote, this one the first.
+    pub(crate) records: u32,
+    /// SHA-256 of the request.
+    pub(crate) request: [u8; 32],
+    pub(crate) time: i64,
+}
+
+/// A segment's records of one tenant. Numbers in postings count from `first` and ascend.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) segment: Arc<Segment>,
+    /// Position of the first record.
+    pub(crate) first: u64,
+    pub(crate) entries: Vec<RecordEntry>,
+    pub(crate) streams: HashMap<u32, Vec<u32>>,
+    pub(crate) types: HashMap<u32, Vec<u32>>,
+    pub(crate) tags: HashMap<Tag, Vec<u32>>,
+    ids: HashMap<[u8; 16], u32>,
+    idempotency: HashMap<[u8; 16], (u32, IdempotencyEntry)>,
+}
+
+impl Part {
+    pub(crate) fn new(segment: Arc<Segment>, first: u64) -> Self {
+        Self {
+            segment,
+            first,
+            entries: Vec::new(),
+            streams: HashMap::new(),
+            types: HashMap::new(),
+            tags: HashMap::new(),
+            ids: HashMap::new(),
+            idempotency: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn entry(&self, position: u64) -> &RecordEntry {
+        &self.entries[(position - self.first) as usize]
+    }
+
+    /// The position behind the last record.
+    pub(crate) fn end(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    pub(crate) fn push(&mut self, entry: RecordEntry, id: [u8; 16], tags: &[Tag]) {
+        let number = self.entries.len() as u32;
+        self.ids.insert(id, number);
+        if entry.kind == RecordKind::Event {
+            self.streams.entry(entry.stream).or_default().push(number);
+            self.types.entry(entry.event_type).or_default().push(number);
+            for tag in tags {
+                let posting = match self.tags.get_mut(tag) {
+                    Some(posting) => posting,
+                    None => self.tags.entry(tag.clone()).or_default(),
+                };
+                if posting.last() != Some(&number) {
+                    posting.push(number);
+                }
+            }
+        }
+        self.entries.push(entry);
+    }
+
+    /// Remembers the key of the record pushed last.
+    pub(crate) fn push_idempotency(&mut self, actor: Reference, body: &IdempotencyBody, time: i64) {
+        let mut request = [0; 32];
+        for (byte, digits) in request.iter_mut().zip(body.request.as_bytes().chunks_exact(2)) {
+            let digits = std::str::from_utf8(digits).unwrap_or("0");
+            *byte = u8::from_str_radix(digits, 16).unwrap_or(0);
+        }
+        let digest = idempotency_digest(actor, &body.route, &body.key);
+        let number = self.entries.len() as u32 - 1;
+        let entry = IdempotencyEntry { records: body.records, request, time };
+        self.idempotency.insert(digest, (number, entry));
+    }
+
+    pub(crate) fn find_id(&self, id: &[u8; 16]) -> Option<u64> {
+        self.ids.get(id).map(|n| self.first + u64::from(*n))
+    }
+
+    pub(crate) fn find_idempotency(&self, digest: &[u8; 16]) -> Option<(u64, IdempotencyEntry)> {
+        self.idempotency.get(digest).map(|(n, e)| (self.first + u64::from(*n), *e))
+    }
+}
+
+/// Under what a key is found: its scope and itself.
+pub(crate) fn idempotency_digest(actor: Reference, route: &str, key: &str) -> [u8; 16] {
+    let mut hasher = Sha256::new();
+    hasher.update(actor.0);
+    hasher.update(route);
+    hasher.update([0]);
+    hasher.update(key);
+    hasher.finalize()[..16].try_into().expect("16")
+}

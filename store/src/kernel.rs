@@ -1,0 +1,384 @@
+//! The kernel: decides what a command does. Pure: no clock, randomness, files, threads or hash iteration.
+//!
+//! [`decide`] judges a [`Prepared`] command against its footprint (what `resolve` found at a committed position)
+//! and the [`TenantWindow`] (what was written since, committed or in flight). It answers with effects, each of which
+//! becomes one record, or with a refusal. The contract stands in `specs/decisions/0001-kernel-contract.md`.
+
+mod command;
+mod window;
+
+pub(crate) use command::{
+    IdState, IdempotencyHit, NameUse, Prepared, PreparedAppend, PreparedCommand, PreparedCondition,
+    PreparedDelete, PreparedEvent, PreparedIdempotency, PreparedTenant, Seen, StreamUse,
+};
+pub(crate) use window::{Recent, TenantWindow};
+
+use crate::{
+    append::{Actual, Expected, FailedCondition, MatchItem, Place, Receipt, Rejection},
+    index::StreamHead,
+    limits::IDEMPOTENCY_WINDOW_US,
+    record::{Payloads, RecordKind},
+    words::{Actor, EventType, Position, Reference, StreamName, Tag, Version},
+};
+
+/// Why a command is not carried out.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// A deterministic refusal.
+    Rejected(Rejection),
+    /// The footprint is too old to decide on: resolve again once this many records are committed.
+    Stale { until: u64 },
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+/// What a command does.
+#[derive(Debug)]
+pub(crate) enum Decision<'a> {
+    /// These records are written, in order.
+    Write(Vec<Effect<'a>>),
+    /// Nothing is written: this had been done before.
+    Replay(Vec<Receipt>),
+}
+
+/// One record to be. Its position, time and hash follow from where it lands.
+#[derive(Debug)]
+pub(crate) struct Effect<'a> {
+    pub(crate) kind: RecordKind,
+    pub(crate) id: [u8; 16],
+    pub(crate) version: u64,
+    pub(crate) stream: Option<NameEffect<'a, StreamName>>,
+    pub(crate) event_type: Option<NameEffect<'a, EventType>>,
+    pub(crate) actor: NameEffect<'a, Actor>,
+    pub(crate) payloads: &'a Payloads,
+    pub(crate) idempotency: Option<&'a PreparedIdempotency>,
+    /// The stream's state after it.
+    pub(crate) head: Option<StreamHead>,
+    /// The client chose the id.
+    pub(crate) client_id: bool,
+    pub(crate) tags: &'a [Tag],
+}
+
+/// A name in an effect: its reference, and its payload where this record is the first to use it.
+#[derive(Debug)]
+pub(crate) struct NameEffect<'a, N> {
+    pub(crate) name: &'a N,
+    pub(crate) reference: Reference,
+    pub(crate) introduced: Option<&'a Payloads>,
+}
+
+/// Decides an append. `at` is the time that its op would carry, in microseconds.
+pub(crate) fn decide_append<'a>(
+    window: &TenantWindow,
+    seen_at: u64,
+    at: i64,
+    command: &'a PreparedAppend,
+) -> Result<Decision<'a>, Refusal> {
+    fresh(window, seen_at)?;
+    let mut actor = actor_effect(window, &command.actor)?;
+    if let Some(replay) = decide_idempotency(window, seen_at, at, command)? {
+        return Ok(Decision::Replay(replay));
+    }
+    if let Some(replay) = decide_ids(window, seen_at, command)? {
+        return Ok(Decision::Replay(replay));
+    }
+    check_conditions(window, seen_at, command)?;
+    let mut effects: Vec<Effect<'a>> =
+        Vec::with_capacity(command.appends.iter().map(|a| a.events.len()).sum());
+    let mut types_made: Vec<(&EventType, Reference)> = Vec::new();
+    for append in &command.appends {
+        let head = window.stream(&append.stream, append.head);
+        let mut stream = stream_effect(append, head);
+        let mut next = head.map_or(0, |h| h.version + 1);
+        let visible_from = head.map_or(0, |h| if h.deleted { next } else { h.visible_from });
+        for event in &append.events {
+            let reference = stream.reference;
+            let head = StreamHead { reference, version: next, visible_from, deleted: false };
+            effects.push(Effect {
+                kind: RecordKind::Event,
+                id: event.id,
+                version: next,
+                stream: Some(stream.take_first()),
+                event_type: Some(type_effect(window, event, &mut types_made)),
+                actor: actor.take_first(),
+                payloads: &event.payloads,
+                idempotency: if effects.is_empty() { command.idempotency.as_ref() } else { None },
+                head: Some(head),
+                client_id: event.client_id,
+                tags: &event.tags,
+            });
+            next += 1;
+        }
+    }
+    Ok(Decision::Write(effects))
+}
+
+/// Decides the deletion of a stream.
+pub(crate) fn decide_delete<'a>(
+    window: &TenantWindow,
+    seen_at: u64,
+    command: &'a PreparedDelete,
+) -> Result<Effect<'a>, Refusal> {
+    fresh(window, seen_at)?;
+    let actor = actor_effect(window, &command.actor)?;
+    let head = window.stream(&command.stream, command.head);
+    let Some(head) = head else {
+        return Err(Rejection::StreamUnknown(command.stream.clone()).into());
+    };
+    if head.deleted {
+        return Err(Rejection::StreamDeleted(command.stream.clone()).into());
+    }
+    let mut failed = Vec::new();
+    check_stream(
+        Place::Append(0),
+        &command.stream,
+        command.expected,
+        Some(head),
+        false,
+        &mut failed,
+    );
+    if !failed.is_empty() {
+        return Err(Rejection::ConditionsFailed(failed).into());
+    }
+    Ok(Effect {
+        kind: RecordKind::StreamDeleted,
+        id: command.id,
+        version: head.version,
+        stream: Some(NameEffect {
+            name: &command.stream,
+            reference: head.reference,
+            introduced: None,
+        }),
+        event_type: None,
+        actor,
+        payloads: &command.payloads,
+        idempotency: None,
+        head: Some(StreamHead { deleted: true, visible_from: head.version + 1, ..head }),
+        client_id: false,
+        tags: &[],
+    })
+}
+
+/// Decides the creation of a tenant; `None` where it exists.
+pub(crate) fn decide_tenant<'a>(
+    window: &TenantWindow,
+    seen_at: u64,
+    command: &'a PreparedTenant,
+) -> Result<Effect<'a>, Refusal> {
+    fresh(window, seen_at)?;
+    // Creations are rare: each waits for what is in flight, so that two of one name cannot pass.
+    if window.next() > seen_at {
+        return Err(Refusal::Stale { until: window.next() });
+    }
+    Ok(Effect {
+        kind: RecordKind::TenantCreated,
+        id: command.id,
+        version: 0,
+        stream: None,
+        event_type: None,
+        actor: actor_effect(window, &command.actor)?,
+        payloads: &command.payloads,
+        idempotency: None,
+        head: None,
+        client_id: false,
+        tags: &[],
+    })
+}
+
+/// A footprint older than the window cannot be judged.
+fn fresh(window: &TenantWindow, seen_at: u64) -> Result<(), Refusal> {
+    if seen_at < window.base() { Err(Refusal::Stale { until: window.base() }) } else { Ok(()) }
+}
+
+fn actor_effect<'a>(
+    window: &TenantWindow,
+    actor: &'a NameUse<Actor>,
+) -> Result<NameEffect<'a, Actor>, Refusal> {
+    match &actor.seen {
+        Seen::Known(reference) => {
+            Ok(NameEffect { name: &actor.name, reference: *reference, introduced: None })
+        }
+        // Keys are found by the actor's reference, so one that came up since means: look again.
+        Seen::Fresh(..) if window.knows_actor(&actor.name) => {
+            Err(Refusal::Stale { until: window.next() })
+        }
+        Seen::Fresh(reference, payloads) => {
+            Ok(NameEffect { name: &actor.name, reference: *reference, introduced: Some(payloads) })
+        }
+    }
+}
+
+fn stream_effect<'a>(
+    append: &'a StreamUse,
+    head: Option<StreamHead>,
+) -> NameEffect<'a, StreamName> {
+    let name = &append.stream;
+    match (head, &append.fresh) {
+        (Some(head), _) => NameEffect { name, reference: head.reference, introduced: None },
+        (None, Some((reference, payloads))) => {
+            NameEffect { name, reference: *reference, introduced: Some(payloads) }
+        }
+        (None, None) => unreachable!("resolve prepares a name for every stream it did not find"),
+    }
+}
+
+fn type_effect<'a>(
+    window: &TenantWindow,
+    event: &'a PreparedEvent,
+    made: &mut Vec<(&'a EventType, Reference)>,
+) -> NameEffect<'a, EventType> {
+    let name = &event.event_type.name;
+    let plain = |reference| NameEffect { name, reference, introduced: None };
+    match &event.event_type.seen {
+        Seen::Known(reference) => plain(*reference),
+        Seen::Fresh(reference, payloads) => {
+            let known = window.event_type(name);
+            let known = known.or_else(|| made.iter().find(|(n, _)| *n == name).map(|(_, r)| *r));
+            if let Some(known) = known {
+                return plain(known);
+            }
+            made.push((name, *reference));
+            NameEffect { name, reference: *reference, introduced: Some(payloads) }
+        }
+    }
+}
+
+impl<'a, N> NameEffect<'a, N> {
+    /// This name for one record; later ones do not introduce it again.
+    fn take_first(&mut self) -> NameEffect<'a, N> {
+        let introduced = self.introduced.take();
+        NameEffect { name: self.name, reference: self.reference, introduced }
+    }
+}
+
+fn decide_idempotency(
+    window: &TenantWindow,
+    seen_at: u64,
+    at: i64,
+    command: &PreparedAppend,
+) -> Result<Option<Vec<Receipt>>, Refusal> {
+    let Some(key) = &command.idempotency else { return Ok(None) };
+    if let Some(position) = window.idempotency(&key.digest)
+        && position >= seen_at
+    {
+        return Err(Refusal::Stale { until: position + 1 });
+    }
+    let Some(hit) = &key.hit else { return Ok(None) };
+    if at - hit.time > IDEMPOTENCY_WINDOW_US {
+        return Ok(None);
+    }
+    if hit.request != key.request {
+        return Err(Rejection::IdempotencyMismatch.into());
+    }
+    Ok(Some(hit.receipts.clone()))
+}
+
+fn decide_ids(
+    window: &TenantWindow,
+    seen_at: u64,
+    command: &PreparedAppend,
+) -> Result<Option<Vec<Receipt>>, Refusal> {
+    for event in command.appends.iter().flat_map(|a| &a.events).filter(|e| e.client_id) {
+        if let Some(position) = window.id(&event.id)
+            && position >= seen_at
+        {
+            return Err(Refusal::Stale { until: position + 1 });
+        }
+    }
+    let mut replays = Vec::new();
+    for append in &command.appends {
+        match &append.ids {
+            IdState::New => {}
+            IdState::Replay(receipt) => replays.push(receipt.clone()),
+            IdState::Conflict { id, position } => {
+                let (id, position) = (*id, *position);
+                return Err(Rejection::EventIdConflict { id, position }.into());
+            }
+        }
+    }
+    if replays.is_empty() {
+        return Ok(None);
+    }
+    if let Some(new) = command.appends.iter().find(|a| matches!(a.ids, IdState::New)) {
+        let id = uuid::Uuid::from_bytes(new.events[0].id);
+        return Err(Rejection::EventIdConflict { id, position: None }.into());
+    }
+    Ok(Some(replays))
+}
+
+fn check_conditions(
+    window: &TenantWindow,
+    seen_at: u64,
+    command: &PreparedAppend,
+) -> Result<(), Refusal> {
+    let mut failed = Vec::new();
+    for (i, append) in command.appends.iter().enumerate() {
+        let head = window.stream(&append.stream, append.head);
+        if head.is_some_and(|h| h.deleted) && !append.recreate {
+            return Err(Rejection::StreamDeleted(append.stream.clone()).into());
+        }
+        let place = Place::Append(i);
+        check_stream(place, &append.stream, append.expected, head, append.recreate, &mut failed);
+    }
+    for (i, condition) in command.conditions.iter().enumerate() {
+        let place = Place::Condition(i);
+        match condition {
+            PreparedCondition::Stream { stream, expected, head } => {
+                let head = window.stream(stream, *head);
+                check_stream(place, stream, *expected, head, false, &mut failed);
+            }
+            PreparedCondition::NoMatch { items, after, hit } => {
+                let since = seen_at.max(after.map_or(0, |p| p.get() + 1));
+                let hit = hit.or_else(|| window.first_match(since, |r| matches(items, r)));
+                if let Some(position) = hit {
+                    let position = Position::new(position).expect("a position of this log");
+                    failed.push(FailedCondition::Match { place, position });
+                }
+            }
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(Rejection::ConditionsFailed(failed).into()) }
+}
+
+/// Whether an event is one that `items` speak of.
+fn matches(items: &[MatchItem], event: &Recent) -> bool {
+    items.iter().any(|item| {
+        (item.types.is_empty() || item.types.contains(&event.event_type))
+            && item.tags.iter().all(|tag| event.tags.contains(tag))
+    })
+}
+
+fn check_stream(
+    place: Place,
+    stream: &StreamName,
+    expected: Expected,
+    head: Option<StreamHead>,
+    recreate: bool,
+    failed: &mut Vec<FailedCondition>,
+) {
+    let version = |n| Version::new(n).expect("a version of this log");
+    let actual = match head {
+        None => Actual::Absent,
+        Some(h) if h.deleted => Actual::Deleted(version(h.version)),
+        Some(h) => Actual::Version(version(h.version)),
+    };
+    let holds = match (expected, actual) {
+        (Expected::Any, _)
+        | (Expected::None, Actual::Absent | Actual::Deleted(_))
+        | (Expected::Exists, Actual::Version(_)) => true,
+        (Expected::Version(want), Actual::Version(is)) => want == is,
+        // Versions go on over a deletion, so who recreates may name the last one.
+        (Expected::Version(want), Actual::Deleted(is)) => recreate && want == is,
+        (Expected::None, Actual::Version(_))
+        | (Expected::Exists | Expected::Version(_), Actual::Absent)
+        | (Expected::Exists, Actual::Deleted(_)) => false,
+    };
+    if !holds {
+        let stream = stream.clone();
+        failed.push(FailedCondition::Stream { place, stream, expected, actual });
+    }
+}

@@ -1,0 +1,130 @@
+//! Commands with their footprints: what `resolve` found, ready to be decided.
+
+use uuid::Uuid;
+
+use crate::{
+    append::{Expected, MatchItem, Receipt},
+    index::StreamHead,
+    record::Payloads,
+    words::{Actor, EventType, Position, Reference, StreamName, Tag},
+};
+
+/// A command, resolved against the first `seen_at` records of a tenant's log.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// The tenant's reference.
+    pub(crate) tenant: [u8; 16],
+    /// How many records were committed when it was resolved.
+    pub(crate) seen_at: u64,
+    pub(crate) command: PreparedCommand,
+    /// Bytes of payloads, for the queue's bound.
+    pub(crate) bytes: usize,
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub(crate) enum PreparedCommand {
+    /// All or nothing.
+    Append(PreparedAppend),
+    /// Each by itself, up to the first that is refused.
+    Lines(Vec<PreparedAppend>),
+    Delete(PreparedDelete),
+    CreateTenant(PreparedTenant),
+}
+
+#[derive(Debug)]
+pub(crate) struct PreparedAppend {
+    pub(crate) actor: NameUse<Actor>,
+    pub(crate) appends: Vec<StreamUse>,
+    pub(crate) conditions: Vec<PreparedCondition>,
+    pub(crate) idempotency: Option<PreparedIdempotency>,
+}
+
+#[derive(Debug)]
+pub(crate) struct PreparedDelete {
+    pub(crate) actor: NameUse<Actor>,
+    pub(crate) id: [u8; 16],
+    pub(crate) stream: StreamName,
+    pub(crate) head: Option<StreamHead>,
+    pub(crate) expected: Expected,
+    pub(crate) payloads: Payloads,
+}
+
+#[derive(Debug)]
+pub(crate) struct PreparedTenant {
+    pub(crate) actor: NameUse<Actor>,
+    pub(crate) id: [u8; 16],
+    pub(crate) payloads: Payloads,
+}
+
+/// A name and what was known of it.
+#[derive(Debug)]
+pub(crate) struct NameUse<N> {
+    pub(crate) name: N,
+    pub(crate) seen: Seen,
+}
+
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// A reference never changes.
+    Known(Reference),
+    /// Not known then: what to introduce it with, if it still is not.
+    Fresh(Reference, Payloads),
+}
+
+/// Events for one stream.
+#[derive(Debug)]
+pub(crate) struct StreamUse {
+    pub(crate) stream: StreamName,
+    /// The stream as it was seen.
+    pub(crate) head: Option<StreamHead>,
+    /// There where `head` is not.
+    pub(crate) fresh: Option<(Reference, Payloads)>,
+    pub(crate) expected: Expected,
+    pub(crate) recreate: bool,
+    pub(crate) ids: IdState,
+    pub(crate) events: Vec<PreparedEvent>,
+}
+
+#[derive(Debug)]
+pub(crate) struct PreparedEvent {
+    pub(crate) id: [u8; 16],
+    /// The client chose it, so it may be taken.
+    pub(crate) client_id: bool,
+    pub(crate) event_type: NameUse<EventType>,
+    pub(crate) payloads: Payloads,
+    pub(crate) tags: Vec<Tag>,
+}
+
+/// What was known of the ids of one stream's events.
+#[derive(Debug)]
+pub(crate) enum IdState {
+    /// None was taken.
+    New,
+    /// All were there, in order, with the same content.
+    Replay(Receipt),
+    /// Anything else.
+    Conflict { id: Uuid, position: Option<Position> },
+}
+
+#[derive(Debug)]
+pub(crate) enum PreparedCondition {
+    Stream { stream: StreamName, expected: Expected, head: Option<StreamHead> },
+    NoMatch { items: Vec<MatchItem>, after: Option<Position>, hit: Option<u64> },
+}
+
+#[derive(Debug)]
+pub(crate) struct PreparedIdempotency {
+    pub(crate) digest: [u8; 16],
+    pub(crate) request: [u8; 32],
+    pub(crate) payloads: Payloads,
+    pub(crate) hit: Option<IdempotencyHit>,
+}
+
+/// An earlier use of a key.
+#[derive(Debug)]
+pub(crate) struct IdempotencyHit {
+    pub(crate) request: [u8; 32],
+    pub(crate) time: i64,
+    pub(crate) receipts: Vec<Receipt>,
+}

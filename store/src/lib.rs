@@ -1,0 +1,27 @@
+//! The store: an append-only log of records a tenant, the kernel that decides what enters it, and the node that
+//! makes it durable.
+//!
+//! A command goes through `resolve` (I/O, on the caller's task), `decide` (pure), `consensus` (order and
+//! durability) and `apply` (the same on every replica and for ever). `FORMAT.md` has every byte on disk;
+//! `specs/decisions/0001-kernel-contract.md` has the contract of the four steps.
+//!
+//! Absent on purpose: HTTP, status codes, principals' rights (they are the layers above), SQL.
+
+pub mod append;
+pub mod error;
+pub mod limits;
+pub mod read;
+pub mod words;
+
+mod fragment;
+mod index;
+mod kernel;
+mod log;
+mod node;
+mod reader;
+mod record;
+mod resolve;
+mod store;
+mod tenant;
+
+pub use store::{Options, Store, StoreStats, Tenant};

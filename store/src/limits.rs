@@ -1,0 +1,56 @@
+//! Every limit of this crate, with its unit. What is over a limit is refused, never cut.
+
+/// Bytes of one event: data, metadata and tags together.
+pub const EVENT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the payloads of one command.
+pub const COMMAND_BYTES_MAX: usize = 16 << 20;
+/// Events in one append, or in one bulk batch.
+pub const EVENTS_MAX: usize = 1000;
+/// Streams in one transaction.
+pub const APPENDS_MAX: usize = 1000;
+/// Conditions in one transaction.
+pub const CONDITIONS_MAX: usize = 100;
+/// Items in one `fail_if_events_match`.
+pub const MATCH_ITEMS_MAX: usize = 32;
+/// Bytes of a stream name, a type, a tag or a subject.
+pub const NAME_BYTES_MAX: usize = 256;
+/// Tags of one event.
+pub const TAGS_MAX: usize = 32;
+/// Subjects of one event.
+pub const SUBJECTS_MAX: usize = 8;
+/// Levels of arrays and objects in one JSON value.
+pub const JSON_DEPTH_MAX: usize = 128;
+/// Bytes of an idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
+/// How long an idempotency key is kept, in microseconds (7 days).
+pub const IDEMPOTENCY_WINDOW_US: i64 = 7 * 24 * 3600 * 1_000_000;
+/// Events in one page.
+pub const PAGE_EVENTS_MAX: usize = 1000;
+/// Bytes after which a page or a streamed batch ends early (it holds at least one event).
+pub const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of one leaf, its previous hash included.
+pub const LEAF_BYTES_MAX: usize = 2048;
+/// Bytes inside one leaf or payload block.
+pub const BLOCK_BYTES_MAX: usize = 64 << 10;
+/// Records in one op.
+pub const OP_RECORDS_MAX: usize = 16_384;
+/// Bytes of records in one op after which no further command joins it.
+pub const OP_BYTES_TARGET: usize = 4 << 20;
+/// Bytes of the largest op there can be: one command of the largest size and its overhead.
+pub const OP_BYTES_MAX: usize = 64 << 20;
+/// Bytes of a segment file.
+pub const SEGMENT_BYTES: u64 = 256 << 20;
+/// Commands waiting to become part of an op.
+pub const QUEUE_COMMANDS_MAX: usize = 8192;
+/// Bytes of commands waiting to become part of an op.
+pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Records of committed ops whose write-sets the window remembers.
+pub const WINDOW_RECORDS: usize = 65_536;
+/// How often a stale command is resolved again before it is refused as contended.
+pub const RESOLVE_TRIES_MAX: usize = 16;
+/// Bytes of rendered events kept for readers and followers.
+pub const FRAGMENT_CACHE_BYTES: usize = 64 << 20;
+/// Milliseconds without a write after which the superblock records the tip.
+pub const IDLE_SUPERBLOCK_MS: u64 = 1000;
+/// Tenants of one cluster.
+pub const TENANTS_MAX: usize = 1024;

@@ -1,0 +1,325 @@
+//! Ops as bytes: frames and blocks. Pure: no files here. `FORMAT.md` says what each byte means.
+
+use bytes::Bytes;
+use kimberlite_consensus::{Header, SECTION_BYTES};
+
+use crate::{
+    limits::{BLOCK_BYTES_MAX, OP_BYTES_MAX},
+    words::Hash,
+};
+
+const START: [u8; 4] = *b"KOP>";
+const END: [u8; 4] = *b"<KOP";
+/// Sentinel, three lengths, CRC.
+pub(crate) const FRAME_HEAD_BYTES: usize = 20;
+pub(crate) const FRAME_TAIL_BYTES: usize = 8;
+pub(crate) const BLOCK_HEAD_BYTES: usize = 32;
+const BLOCK_CRC_AT: usize = 28;
+
+/// What a block holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BlockKind {
+    Leaves = 1,
+    Payloads = 2,
+}
+
+/// A header's entry for one tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Section {
+    pub(crate) tenant: [u8; 16],
+    pub(crate) first_position: u64,
+    pub(crate) records: u32,
+    pub(crate) leaves_bytes: u32,
+    pub(crate) chain_head: Hash,
+}
+
+impl Section {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.tenant);
+        out.extend_from_slice(&self.first_position.to_le_bytes());
+        out.extend_from_slice(&self.records.to_le_bytes());
+        out.extend_from_slice(&self.leaves_bytes.to_le_bytes());
+        out.extend_from_slice(&self.chain_head.0);
+    }
+
+    /// The sections of a header.
+    pub(crate) fn all(header: &Header) -> impl Iterator<Item = Self> + '_ {
+        header.sections.chunks_exact(SECTION_BYTES).map(|b| Self {
+            tenant: b[..16].try_into().expect("16"),
+            first_position: u64::from_le_bytes(b[16..24].try_into().expect("8")),
+            records: u32::from_le_bytes(b[24..28].try_into().expect("4")),
+            leaves_bytes: u32::from_le_bytes(b[28..32].try_into().expect("4")),
+            chain_head: Hash(b[32..].try_into().expect("32")),
+        })
+    }
+}
+
+/// Cuts a run of bytes into blocks.
+#[derive(Debug)]
+pub(crate) struct BlockWriter {
+    kind: BlockKind,
+    /// Finished blocks and the open one.
+    out: Vec<u8>,
+    /// Where the open block's head begins.
+    open_at: Option<usize>,
+    /// Bytes of the run so far.
+    pub(crate) run_bytes: usize,
+}
+
+impl BlockWriter {
+    pub(crate) fn new(kind: BlockKind) -> Self {
+        Self { kind, out: Vec::new(), open_at: None, run_bytes: 0 }
+    }
+
+    pub(crate) fn push(&mut self, mut bytes: &[u8]) {
+        self.run_bytes += bytes.len();
+        while !bytes.is_empty() {
+            let open_at = *self.open_at.get_or_insert_with(|| {
+                let at = self.out.len();
+                self.out.resize(at + BLOCK_HEAD_BYTES, 0);
+                at
+            });
+            let room = BLOCK_BYTES_MAX - (self.out.len() - open_at - BLOCK_HEAD_BYTES);
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.out.extend_from_slice(now);
+            bytes = later;
+            if now.len() == room {
+                self.close_block();
+            }
+        }
+    }
+
+    fn close_block(&mut self) {
+        let Some(at) = self.open_at.take() else { return };
+        let length = (self.out.len() - at - BLOCK_HEAD_BYTES) as u32;
+        let head = &mut self.out[at..at + BLOCK_HEAD_BYTES];
+        head[1] = self.kind as u8;
+        head[4..8].copy_from_slice(&length.to_le_bytes());
+        head[8..12].copy_from_slice(&length.to_le_bytes());
+        let crc = block_crc(&self.out[at..]);
+        self.out[at + BLOCK_CRC_AT..at + BLOCK_HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// The blocks.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
+        self.close_block();
+        self.out
+    }
+}
+
+fn block_crc(block: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&block[..BLOCK_CRC_AT]);
+    crc.update(&block[BLOCK_HEAD_BYTES..]);
+    crc.finalize()
+}
+
+/// The head of a block, checked for its form.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockHead {
+    pub(crate) kind: BlockKind,
+    /// Bytes behind the head.
+    pub(crate) stored: usize,
+}
+
+impl BlockHead {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
+        let head = bytes.get(..BLOCK_HEAD_BYTES).ok_or("a block's head is cut off")?;
+        let kind = match head[1] {
+            1 => BlockKind::Leaves,
+            2 => BlockKind::Payloads,
+            _ => return Err("unknown block kind"),
+        };
+        let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("4"));
+        let stored = u32_at(4) as usize;
+        if head[0] != 0 || u32_at(12) != 0 {
+            return Err("a block's codec or key is unknown to this version");
+        }
+        if stored == 0 || stored > BLOCK_BYTES_MAX || u32_at(8) as usize != stored {
+            return Err("a block's length cannot be");
+        }
+        Ok(Self { kind, stored })
+    }
+}
+
+/// Checks the block at the front of `bytes`: its content, and how many bytes it takes.
+pub(crate) fn read_block(bytes: &[u8]) -> Result<(BlockKind, &[u8], usize), &'static str> {
+    let head = BlockHead::decode(bytes)?;
+    let whole = bytes.get(..BLOCK_HEAD_BYTES + head.stored).ok_or("a block is cut off")?;
+    let crc = u32::from_le_bytes(whole[BLOCK_CRC_AT..BLOCK_HEAD_BYTES].try_into().expect("4"));
+    if crc != block_crc(whole) {
+        return Err("a block's checksum does not match");
+    }
+    Ok((head.kind, &whole[BLOCK_HEAD_BYTES..], whole.len()))
+}
+
+/// Builds the frame of an op around its sections' blocks.
+pub(crate) fn encode_frame(header: &Header, previous: Option<&Header>, sections: &[u8]) -> Vec<u8> {
+    let header = header.encode();
+    let previous = previous.map(Header::encode).unwrap_or_default();
+    let length =
+        FRAME_HEAD_BYTES + header.len() + previous.len() + sections.len() + FRAME_TAIL_BYTES;
+    assert!(length <= OP_BYTES_MAX, "commands are bounded, so ops are");
+    let mut out = Vec::with_capacity(length);
+    out.extend_from_slice(&START);
+    for n in [length, header.len(), previous.len()] {
+        out.extend_from_slice(&(n as u32).to_le_bytes());
+    }
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&out);
+    crc.update(&header);
+    crc.update(&previous);
+    out.extend_from_slice(&crc.finalize().to_le_bytes());
+    out.extend_from_slice(&header);
+    out.extend_from_slice(&previous);
+    out.extend_from_slice(sections);
+    out.extend_from_slice(&frame_tail(length));
+    out
+}
+
+/// What the front of a frame says of it, checked against its CRC.
+#[derive(Clone, Debug)]
+pub(crate) struct FrameHead {
+    pub(crate) header: Header,
+    pub(crate) previous: Option<Header>,
+    /// Bytes of the whole frame.
+    pub(crate) length: usize,
+    /// Where the sections' blocks begin.
+    pub(crate) body_at: usize,
+}
+
+/// Lengths of the fields in front: whole frame, header, repeated header; `None` when they cannot be.
+fn lengths(front: &[u8]) -> Option<(usize, usize, usize)> {
+    let front = front.get(..FRAME_HEAD_BYTES)?;
+    let u32_at = |at: usize| u32::from_le_bytes(front[at..at + 4].try_into().expect("4")) as usize;
+    let (length, header, previous) = (u32_at(4), u32_at(8), u32_at(12));
+    let headers = header.checked_add(previous)?.checked_add(FRAME_HEAD_BYTES + FRAME_TAIL_BYTES)?;
+    (front[..4] == START && length <= OP_BYTES_MAX && headers < length)
+        .then_some((length, header, previous))
+}
+
+/// How many bytes the front of a frame takes, if its lengths can be.
+pub(crate) fn front_length(front: &[u8]) -> Option<usize> {
+    lengths(front).map(|(_, header, previous)| FRAME_HEAD_BYTES + header + previous)
+}
+
+impl FrameHead {
+    /// Reads the front of a frame; `bytes` may go on behind it.
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, &'static str> {
+        let (length, header, previous) =
+            lengths(bytes).ok_or("a frame's sentinel or lengths do not hold")?;
+        let body_at = FRAME_HEAD_BYTES + header + previous;
+        if bytes.len() < body_at {
+            return Err("a frame is cut off");
+        }
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&bytes[..16]);
+        crc.update(&bytes[FRAME_HEAD_BYTES..body_at]);
+        if crc.finalize().to_le_bytes() != bytes[16..20] {
+            return Err("a frame's header checksum does not match");
+        }
+        let header_at = FRAME_HEAD_BYTES..FRAME_HEAD_BYTES + header;
+        let previous_at = header_at.end..body_at;
+        let decode = |range| Header::decode(&bytes.slice(range)).map_err(|_| "a header is unknown");
+        let previous = if previous == 0 { None } else { Some(decode(previous_at)?) };
+        Ok(Self { header: decode(header_at)?, previous, length, body_at })
+    }
+
+    /// Whether the end of the whole frame is what it must be.
+    pub(crate) fn tail_holds(&self, frame: &[u8]) -> bool {
+        frame.len() == self.length
+            && frame[self.length - FRAME_TAIL_BYTES..] == frame_tail(self.length)
+    }
+}
+
+/// The bytes at the end of a frame of this length.
+pub(crate) fn frame_tail(length: usize) -> [u8; FRAME_TAIL_BYTES] {
+    let mut tail = [0; FRAME_TAIL_BYTES];
+    tail[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    tail[4..].copy_from_slice(&END);
+    tail
+}
+
+/// Where a byte of a run lies: the offset of its block in the frame and its place inside the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RunPlace {
+    pub(crate) block: u32,
+    pub(crate) inside: u16,
+}
+
+/// One section's runs, joined and checked block by block.
+#[derive(Debug)]
+pub(crate) struct SectionRuns {
+    pub(crate) leaves: Vec<u8>,
+    pub(crate) payloads: Vec<u8>,
+    /// Offsets in the frame of the leaf blocks and the payload blocks.
+    leaf_blocks: Vec<u32>,
+    payload_blocks: Vec<u32>,
+}
+
+impl SectionRuns {
+    /// Where byte `at` of the leaf run lies.
+    pub(crate) fn leaf_place(&self, at: usize) -> RunPlace {
+        place(&self.leaf_blocks, at)
+    }
+
+    /// Where byte `at` of the payload run lies; behind its end for records without payloads.
+    pub(crate) fn payload_place(&self, at: usize) -> RunPlace {
+        if at >= self.payloads.len() {
+            return RunPlace { block: 0, inside: 0 };
+        }
+        place(&self.payload_blocks, at)
+    }
+}
+
+/// All blocks of a run but the last are full, so a division finds the block.
+fn place(blocks: &[u32], at: usize) -> RunPlace {
+    RunPlace { block: blocks[at / BLOCK_BYTES_MAX], inside: (at % BLOCK_BYTES_MAX) as u16 }
+}
+
+/// Reads the section that begins at `*at` in a frame and moves `*at` behind it.
+///
+/// # Errors
+/// What does not hold and where in the frame.
+pub(crate) fn read_section(
+    frame: &[u8],
+    at: &mut usize,
+    leaves_bytes: usize,
+) -> Result<SectionRuns, (usize, &'static str)> {
+    let end = frame.len().saturating_sub(FRAME_TAIL_BYTES);
+    let mut runs = SectionRuns {
+        leaves: Vec::with_capacity(leaves_bytes.min(end)),
+        payloads: Vec::new(),
+        leaf_blocks: Vec::new(),
+        payload_blocks: Vec::new(),
+    };
+    while runs.leaves.len() < leaves_bytes {
+        let (kind, content, taken) = read_block(&frame[*at..end]).map_err(|what| (*at, what))?;
+        full_but_last(runs.leaves.len(), *at)?;
+        if kind != BlockKind::Leaves {
+            return Err((*at, "a leaf block is missing"));
+        }
+        runs.leaf_blocks.push(*at as u32);
+        runs.leaves.extend_from_slice(content);
+        *at += taken;
+    }
+    if runs.leaves.len() != leaves_bytes {
+        return Err((*at, "there are more leaves than the header says"));
+    }
+    while *at < end && frame[*at..end].get(1) == Some(&(BlockKind::Payloads as u8)) {
+        let (_, content, taken) = read_block(&frame[*at..end]).map_err(|what| (*at, what))?;
+        full_but_last(runs.payloads.len(), *at)?;
+        runs.payload_blocks.push(*at as u32);
+        runs.payloads.extend_from_slice(content);
+        *at += taken;
+    }
+    Ok(runs)
+}
+
+fn full_but_last(run_bytes: usize, at: usize) -> Result<(), (usize, &'static str)> {
+    if run_bytes.is_multiple_of(BLOCK_BYTES_MAX) {
+        Ok(())
+    } else {
+        Err((at, "a block before the last is not full"))
+    }
+}

@@ -1,0 +1,487 @@
+//! Reading the whole log at start: what holds, what is torn, what is damaged. The cases stand in `FORMAT.md`.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use kimberlite_consensus::{Header, Identity, Op, Superblock};
+use rustix::fs::fdatasync;
+
+use super::{
+    END_MARK_BYTES, SEGMENT_HEAD_BYTES, Segment, create_segment, decode_segment_head, end_segment,
+    frame::{
+        FRAME_HEAD_BYTES, FRAME_TAIL_BYTES, FrameHead, Section, SectionRuns, frame_tail,
+        front_length, read_section,
+    },
+    read_end_mark,
+    superblock::{self, SuperblockError, SuperblockFile},
+};
+use crate::{
+    error::{Damage, OpenError},
+    limits::OP_BYTES_MAX,
+};
+
+/// A sector: what a disk writes whole or not at all.
+const SECTOR_BYTES: u64 = 512;
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// One op as recovery hands it on: decoded, with each section checked or damaged.
+pub(crate) struct RecoveredOp<'a> {
+    pub(crate) header: &'a Header,
+    pub(crate) segment: &'a Arc<Segment>,
+    /// Where the frame begins in the segment.
+    pub(crate) offset: u64,
+    pub(crate) sections: Vec<(Section, Result<SectionRuns, Damage>)>,
+}
+
+/// What is told of the log while it is read.
+pub(crate) trait Visitor {
+    /// An op that is in order. Damage below the checksums (leaves, chain, commitments) is for the visitor.
+    fn op(&mut self, op: RecoveredOp<'_>);
+    /// The records of an op are lost for these tenants.
+    fn lost(&mut self, sections: Vec<Section>, damage: Damage);
+}
+
+/// How a log was left.
+pub(crate) struct Recovery {
+    pub(crate) superblock_file: SuperblockFile,
+    pub(crate) superblock: Superblock,
+    /// Header of the last op.
+    pub(crate) tip: Option<Header>,
+    /// The segment to go on in, and where; with damage of the log's end, nothing may be written.
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) at: u64,
+    pub(crate) segments: usize,
+    /// The end of the log is damaged: what came last is unknown.
+    pub(crate) damage: Option<Damage>,
+}
+
+fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> OpenError + 'a {
+    move |source| OpenError::Io { action, path: path.to_owned(), source }
+}
+
+/// Makes a log in an empty folder.
+pub(crate) fn create(
+    folder: &Path,
+    fresh: Superblock,
+    segment_bytes: u64,
+) -> Result<(), OpenError> {
+    let log = folder.join("log");
+    std::fs::create_dir_all(&log).map_err(io_error("making", &log))?;
+    let root = Identity::root(fresh.cluster);
+    create_segment(folder, fresh.cluster, 1, root, segment_bytes)
+        .map_err(io_error("making a segment in", &log))?;
+    super::sync_folder(folder).map_err(io_error("syncing", folder))?;
+    SuperblockFile::create(folder, fresh).map_err(io_error("making the superblock in", folder))?;
+    Ok(())
+}
+
+/// Whether a log was made in this folder.
+pub(crate) fn exists(folder: &Path) -> bool {
+    folder.join(superblock::NAME).exists()
+}
+
+/// The cluster's id, from the superblock.
+pub(crate) fn cluster(folder: &Path) -> Result<[u8; 16], OpenError> {
+    open_superblock(folder).map(|(_, superblock)| superblock.cluster)
+}
+
+fn open_superblock(folder: &Path) -> Result<(SuperblockFile, Superblock), OpenError> {
+    let path = folder.join(superblock::NAME);
+    SuperblockFile::open(folder).map_err(|error| match error {
+        SuperblockError::Io(e) => io_error("opening", &path)(e),
+        SuperblockError::Format(found) => OpenError::Format { found, supported: super::FORMAT },
+        SuperblockError::Damaged => {
+            let what = "no copy of the superblock holds";
+            Damage { file: superblock::NAME.into(), offset: 0, what }.into()
+        }
+    })
+}
+
+/// Reads a log, tells `visitor` what it holds, cuts a torn tail.
+pub(crate) fn recover(folder: &Path, visitor: &mut dyn Visitor) -> Result<Recovery, OpenError> {
+    let (superblock_file, superblock) = open_superblock(folder)?;
+    let files = list_segments(folder)?;
+    let mut scan = Scan {
+        superblock,
+        visitor,
+        tip: None,
+        identity: Identity::root(superblock.cluster),
+        damage: None,
+    };
+    let mut last = None;
+    for (i, path) in files.iter().enumerate() {
+        let (segment, at) = scan.segment(folder, path, files.get(i + 1))?;
+        last = Some((segment, at));
+        if scan.damage.is_some() {
+            break;
+        }
+    }
+    let (segment, at) = last.ok_or_else(|| {
+        let what = "the first segment is missing";
+        OpenError::from(Damage { file: "log".into(), offset: 0, what })
+    })?;
+    scan.check_floor(&segment, at);
+    let Scan { tip, damage, .. } = scan;
+    let segments = files.len();
+    Ok(Recovery { superblock_file, superblock, tip, segment, at, segments, damage })
+}
+
+fn list_segments(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
+    let log = folder.join("log");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&log).map_err(io_error("listing", &log))? {
+        let path = entry.map_err(io_error("listing", &log))?.path();
+        if path.extension().is_some_and(|e| e == "segment") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+struct Scan<'a> {
+    superblock: Superblock,
+    visitor: &'a mut dyn Visitor,
+    tip: Option<Header>,
+    /// Of the tip.
+    identity: Identity,
+    damage: Option<Damage>,
+}
+
+impl Scan<'_> {
+    fn next_op(&self) -> Op {
+        self.tip.as_ref().map_or(Op(0), |h| h.op).next()
+    }
+
+    /// Reads one segment to its end and returns where that is.
+    fn segment(
+        &mut self,
+        folder: &Path,
+        path: &Path,
+        next: Option<&PathBuf>,
+    ) -> Result<(Arc<Segment>, u64), OpenError> {
+        let io = io_error("reading", path);
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        let file = file.map_err(io_error("opening", path))?;
+        let name = format!("log/{}", path.file_name().unwrap_or_default().display());
+        let mut head = [0; 104];
+        let read = file.read_exact_at(&mut head, 0);
+        let named = read.is_ok().then(|| decode_segment_head(&head, self.superblock.cluster));
+        let Some(Some((first_op, parent))) = named else {
+            self.damage = Some(Damage { file: name.clone(), offset: 0, what: "a segment's head" });
+            return Ok((Arc::new(Segment { file, name, first_op: 0 }), SEGMENT_HEAD_BYTES));
+        };
+        let segment = Arc::new(Segment { file, name, first_op });
+        if Op(first_op) != self.next_op() || parent != self.identity {
+            self.fail(&segment, 0, "a segment does not follow the one before");
+            return Ok((segment, SEGMENT_HEAD_BYTES));
+        }
+        let at = self.frames(folder, &segment, next).map_err(io)?;
+        Ok((segment, at))
+    }
+
+    fn fail(&mut self, segment: &Segment, offset: u64, what: &'static str) {
+        self.damage.get_or_insert(Damage { file: segment.name.clone(), offset, what });
+    }
+
+    fn frames(
+        &mut self,
+        folder: &Path,
+        segment: &Arc<Segment>,
+        next: Option<&PathBuf>,
+    ) -> io::Result<u64> {
+        let mut file = Chunks::new(segment)?;
+        let mut at = SEGMENT_HEAD_BYTES;
+        loop {
+            let mark = file.get(at, END_MARK_BYTES as usize)?;
+            if let Some(next_op) = read_end_mark(&mark) {
+                if next.is_none() || Op(next_op) != self.next_op() {
+                    self.fail(segment, at, "the next segment is missing");
+                }
+                return Ok(at);
+            }
+            match read_frame(&mut file, at)? {
+                Ok((head, sections)) if self.follows(&head) => {
+                    if sections.iter().any(|(_, r)| r.is_err())
+                        && let Verdict::Torn = self.judge(&mut file, at, next, Some(&head))?.0
+                    {
+                        return self.cut(&mut file, at);
+                    }
+                    let length = head.length as u64;
+                    self.take(segment, at, &head, sections);
+                    at += length;
+                }
+                _ => match self.judge(&mut file, at, next, None)? {
+                    (Verdict::End, _) if next.is_none() => return Ok(at),
+                    (Verdict::End, _) => return self.finish(folder, segment, at, next),
+                    (Verdict::Torn, _) => return self.cut(&mut file, at),
+                    (Verdict::Damaged(what), later) => match later {
+                        Some((resume, lost)) => {
+                            let damage = Damage { file: segment.name.clone(), offset: at, what };
+                            self.lose(lost, damage);
+                            at = resume;
+                        }
+                        None => {
+                            self.fail(segment, at, what);
+                            return Ok(at);
+                        }
+                    },
+                },
+            }
+        }
+    }
+
+    fn follows(&self, head: &FrameHead) -> bool {
+        head.header.op == self.next_op()
+            && head.header.parent == self.identity
+            && head.header.cluster == self.superblock.cluster
+            && head.previous == self.tip
+            && self.tip.as_ref().is_none_or(|t| t.time_us < head.header.time_us)
+    }
+
+    fn take(
+        &mut self,
+        segment: &Arc<Segment>,
+        offset: u64,
+        head: &FrameHead,
+        sections: Vec<(Section, Result<SectionRuns, Damage>)>,
+    ) {
+        self.visitor.op(RecoveredOp { header: &head.header, segment, offset, sections });
+        self.identity = head.header.identity();
+        self.tip = Some(head.header.clone());
+    }
+
+    /// The op behind the tip is damaged; its header is known from the one behind it.
+    fn lose(&mut self, lost: Header, damage: Damage) {
+        self.visitor.lost(Section::all(&lost).collect(), damage);
+        self.identity = lost.identity();
+        self.tip = Some(lost);
+    }
+
+    /// What the bytes at `at` are, if they are no valid next frame (or one whose blocks do not hold). With
+    /// damage comes, where it is known, where to go on and the header of the damaged op.
+    fn judge(
+        &self,
+        file: &mut Chunks,
+        at: u64,
+        next: Option<&PathBuf>,
+        front: Option<&FrameHead>,
+    ) -> io::Result<(Verdict, Option<(u64, Header)>)> {
+        let later = self.later_frame(file, at)?;
+        let acknowledged = self.next_op() <= self.superblock.commit;
+        let last = file.last_nonzero(at)?;
+        if later.is_some() {
+            return Ok((Verdict::Damaged("an op that later ones follow"), later));
+        }
+        let Some(last) = last else {
+            let what = "an acknowledged op is missing";
+            return Ok((if acknowledged { Verdict::Damaged(what) } else { Verdict::End }, None));
+        };
+        if acknowledged {
+            return Ok((Verdict::Damaged("an acknowledged op"), None));
+        }
+        if next.is_some() {
+            return Ok((Verdict::Damaged("an op that another segment follows"), None));
+        }
+        let whole = match front {
+            Some(head) => Some(at + head.length as u64),
+            // The front does not hold, but the frame's end may say how long it was.
+            None => file.frame_ending(at, last + 1)?,
+        };
+        let Some(end) = whole else { return Ok((Verdict::Torn, None)) };
+        if file.has_zero_sector(at, end)? {
+            Ok((Verdict::Torn, None))
+        } else {
+            Ok((Verdict::Damaged("the last op, which was written whole"), None))
+        }
+    }
+
+    /// Looks behind `at` for the op after the next one; returns where it is and the header it repeats.
+    fn later_frame(&self, file: &mut Chunks, at: u64) -> io::Result<Option<(u64, Header)>> {
+        let Some(last) = file.last_nonzero(at)? else { return Ok(None) };
+        let mut from = at + 1;
+        while from < last {
+            let chunk = file.get(from, CHUNK_BYTES)?;
+            for (i, _) in chunk.windows(4).enumerate().filter(|(_, w)| *w == b"KOP>") {
+                let candidate = from + i as u64;
+                let front = file.get(candidate, FRAME_HEAD_BYTES)?;
+                let Some(length) = front_length(&front) else { continue };
+                let Ok(head) = FrameHead::decode(&file.get(candidate, length)?) else { continue };
+                let Some(previous) = head.previous else { continue };
+                if previous.op == self.next_op()
+                    && previous.parent == self.identity
+                    && previous.cluster == self.superblock.cluster
+                    && head.header.parent == previous.identity()
+                {
+                    return Ok(Some((candidate, previous)));
+                }
+            }
+            from += (CHUNK_BYTES - 4) as u64;
+        }
+        Ok(None)
+    }
+
+    /// Cuts a torn tail. It is invalid already and stays so at every moment of this, so zeros are enough.
+    fn cut(&self, file: &mut Chunks, at: u64) -> io::Result<u64> {
+        tracing::info!(segment = file.segment.name, offset = at, "a torn write is cut");
+        let segment = Arc::clone(&file.segment);
+        let end = file.last_nonzero(at)?.map_or(at, |last| last + 1);
+        let zeros = vec![0; CHUNK_BYTES];
+        let mut from = at;
+        while from < end {
+            let n = (end - from).min(CHUNK_BYTES as u64) as usize;
+            segment.file.write_all_at(&zeros[..n], from)?;
+            from += n as u64;
+        }
+        fdatasync(&segment.file)?;
+        Ok(at)
+    }
+
+    /// A crash came between making the next segment and ending this one.
+    fn finish(
+        &mut self,
+        folder: &Path,
+        segment: &Arc<Segment>,
+        at: u64,
+        next: Option<&PathBuf>,
+    ) -> io::Result<u64> {
+        let path = next.expect("only with a next segment");
+        let mut head = [0; 104];
+        std::fs::File::open(path)?.read_exact_at(&mut head, 0)?;
+        match decode_segment_head(&head, self.superblock.cluster) {
+            Some((op, parent)) if Op(op) == self.next_op() && parent == self.identity => {
+                end_segment(&segment.file, at, op)?;
+                super::sync_folder(&folder.join("log"))?;
+            }
+            _ => self.fail(segment, at, "the next segment does not follow this one"),
+        }
+        Ok(at)
+    }
+
+    /// The log must reach its commit floor.
+    fn check_floor(&mut self, segment: &Segment, at: u64) {
+        let op = self.tip.as_ref().map_or(Op(0), |h| h.op);
+        let floor = self.superblock.commit;
+        if op < floor || (op == floor && self.identity != self.superblock.identity) {
+            self.fail(segment, at, "the log ends below its commit floor");
+        }
+    }
+}
+
+enum Verdict {
+    End,
+    Torn,
+    Damaged(&'static str),
+}
+
+type FrameRead = Result<(FrameHead, Vec<(Section, Result<SectionRuns, Damage>)>), &'static str>;
+
+/// Reads the frame at `at` with all its sections.
+fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
+    let front = file.get(at, FRAME_HEAD_BYTES)?;
+    let Some(length) = front_length(&front) else { return Ok(Err("no frame begins here")) };
+    let head = match FrameHead::decode(&file.get(at, length)?) {
+        Ok(head) => head,
+        Err(what) => return Ok(Err(what)),
+    };
+    let frame = file.get(at, head.length)?;
+    let damage = |offset: usize, what| Damage {
+        file: file.segment.name.clone(),
+        offset: at + offset as u64,
+        what,
+    };
+    let mut sections = Vec::new();
+    let mut body_at = head.body_at;
+    let mut failed: Option<Damage> = None;
+    for section in Section::all(&head.header) {
+        let runs = match &failed {
+            Some(damage) => Err(damage.clone()),
+            None => read_section(&frame, &mut body_at, section.leaves_bytes as usize)
+                .map_err(|(offset, what)| damage(offset, what)),
+        };
+        // Behind damage the next section's place is unknown: it counts as damaged too.
+        failed = runs.as_ref().err().cloned();
+        sections.push((section, runs));
+    }
+    if failed.is_none() && (!head.tail_holds(&frame) || body_at + FRAME_TAIL_BYTES != head.length) {
+        let broken = damage(body_at, "the end of a frame does not hold");
+        for (_, runs) in &mut sections {
+            *runs = Err(broken.clone());
+        }
+    }
+    Ok(Ok((head, sections)))
+}
+
+/// A file read in large chunks.
+struct Chunks {
+    segment: Arc<Segment>,
+    length: u64,
+    chunk: Bytes,
+    chunk_at: u64,
+}
+
+impl Chunks {
+    fn new(segment: &Arc<Segment>) -> io::Result<Self> {
+        let length = segment.file.metadata()?.len();
+        Ok(Self { segment: Arc::clone(segment), length, chunk: Bytes::new(), chunk_at: 0 })
+    }
+
+    /// Up to `length` bytes at `at`; fewer only at the end of the file.
+    fn get(&mut self, at: u64, length: usize) -> io::Result<Bytes> {
+        let length = self.length.saturating_sub(at).min(length as u64) as usize;
+        let end = self.chunk_at + self.chunk.len() as u64;
+        if at < self.chunk_at || at + length as u64 > end {
+            let want = self.length.saturating_sub(at).min(length.max(CHUNK_BYTES) as u64);
+            let mut chunk = vec![0; want as usize];
+            self.segment.file.read_exact_at(&mut chunk, at)?;
+            self.chunk = Bytes::from(chunk);
+            self.chunk_at = at;
+        }
+        let from = (at - self.chunk_at) as usize;
+        Ok(self.chunk.slice(from..from + length))
+    }
+
+    /// The last byte at or behind `at` that is not zero, as far as an op could reach.
+    fn last_nonzero(&mut self, at: u64) -> io::Result<Option<u64>> {
+        let end = self.length.min(at + 2 * OP_BYTES_MAX as u64);
+        let (mut from, mut last) = (at, None);
+        while from < end {
+            let n = (end - from).min(CHUNK_BYTES as u64) as usize;
+            let chunk = self.get(from, n)?;
+            if let Some(i) = chunk.iter().rposition(|b| *b != 0) {
+                last = Some(from + i as u64);
+            }
+            from += n as u64;
+        }
+        Ok(last)
+    }
+
+    /// `end`, if what ends there says that it began at `at`.
+    fn frame_ending(&mut self, at: u64, end: u64) -> io::Result<Option<u64>> {
+        let length = usize::try_from(end - at).unwrap_or(usize::MAX);
+        if length < FRAME_TAIL_BYTES {
+            return Ok(None);
+        }
+        let found = self.get(end - FRAME_TAIL_BYTES as u64, FRAME_TAIL_BYTES)?;
+        Ok((found[..] == frame_tail(length)).then_some(end))
+    }
+
+    /// Whether some sector between `at` and `end` holds nothing but zeros there.
+    fn has_zero_sector(&mut self, at: u64, end: u64) -> io::Result<bool> {
+        let mut from = at;
+        while from < end {
+            let to = ((from / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
+            if self.get(from, (to - from) as usize)?.iter().all(|b| *b == 0) {
+                return Ok(true);
+            }
+            from = to;
+        }
+        Ok(false)
+    }
+}

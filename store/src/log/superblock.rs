@@ -1,0 +1,168 @@
+//! The superblock file: four copies, of which at most two are in doubt at any moment.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+};
+
+use kimberlite_consensus::{Identity, Op, Superblock, View};
+use rustix::fs::fdatasync;
+
+use super::{FORMAT, sync_folder};
+
+const MAGIC: &[u8; 8] = b"KMBLSUP1";
+const COPIES: u64 = 4;
+const COPY_BYTES: u64 = 4096;
+const SEALED_BYTES: usize = 8 + 4 + 4 + 8 + 16 + 8 + 8 + 8 + 8 + 32;
+
+/// The file that holds the superblock.
+#[derive(Debug)]
+pub(crate) struct SuperblockFile {
+    file: File,
+    sequence: u64,
+}
+
+/// Why there is no superblock to go on from.
+#[derive(Debug)]
+pub(crate) enum SuperblockError {
+    Io(io::Error),
+    /// Another format.
+    Format(u32),
+    /// No copy holds.
+    Damaged,
+}
+
+impl From<io::Error> for SuperblockError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+pub(crate) const NAME: &str = "superblock";
+
+impl SuperblockFile {
+    /// Makes the file.
+    pub(crate) fn create(folder: &Path, superblock: Superblock) -> io::Result<Self> {
+        let made = folder.join("superblock.new");
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&made)?;
+        file.set_len(COPIES * COPY_BYTES)?;
+        let mut this = Self { file, sequence: 0 };
+        this.write(superblock)?;
+        rustix::fs::fsync(&this.file)?;
+        std::fs::rename(&made, folder.join(NAME))?;
+        sync_folder(folder)?;
+        Ok(this)
+    }
+
+    /// Opens the file and reads the latest valid copy.
+    pub(crate) fn open(folder: &Path) -> Result<(Self, Superblock), SuperblockError> {
+        let file = OpenOptions::new().read(true).write(true).open(folder.join(NAME))?;
+        let mut best = None;
+        for copy in 0..COPIES {
+            let mut bytes = [0; SEALED_BYTES + 32];
+            if file.read_exact_at(&mut bytes, copy * COPY_BYTES).is_err() {
+                continue;
+            }
+            let Some((format, sequence, superblock)) = decode(&bytes) else { continue };
+            if format != FORMAT {
+                return Err(SuperblockError::Format(format));
+            }
+            if best.is_none_or(|(s, _)| sequence > s) {
+                best = Some((sequence, superblock));
+            }
+        }
+        let (sequence, superblock) = best.ok_or(SuperblockError::Damaged)?;
+        Ok((Self { file, sequence }, superblock))
+    }
+
+    /// Makes a superblock durable. A crash in between leaves two good copies of this one or of the last.
+    pub(crate) fn write(&mut self, superblock: Superblock) -> io::Result<()> {
+        self.sequence += 1;
+        let bytes = encode(superblock, self.sequence);
+        for half in [0, 2] {
+            self.file.write_all_at(&bytes, half * COPY_BYTES)?;
+            self.file.write_all_at(&bytes, (half + 1) * COPY_BYTES)?;
+            fdatasync(&self.file)?;
+        }
+        Ok(())
+    }
+}
+
+fn encode(s: Superblock, sequence: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(SEALED_BYTES + 32);
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&FORMAT.to_le_bytes());
+    out.extend_from_slice(&s.replica.to_le_bytes());
+    out.extend_from_slice(&sequence.to_le_bytes());
+    out.extend_from_slice(&s.cluster);
+    for n in [s.incarnation, s.view.0, s.log_view.0, s.commit.0] {
+        out.extend_from_slice(&n.to_le_bytes());
+    }
+    out.extend_from_slice(&s.identity.0);
+    assert!(out.len() == SEALED_BYTES);
+    let seal = *blake3::hash(&out).as_bytes();
+    out.extend_from_slice(&seal);
+    out
+}
+
+/// Format, sequence and content of a copy that holds.
+fn decode(bytes: &[u8; SEALED_BYTES + 32]) -> Option<(u32, u64, Superblock)> {
+    let (sealed, seal) = bytes.split_at(SEALED_BYTES);
+    if sealed[..8] != MAGIC[..] || seal != blake3::hash(sealed).as_bytes() {
+        return None;
+    }
+    let u32_at = |at: usize| u32::from_le_bytes(sealed[at..at + 4].try_into().expect("4"));
+    let u64_at = |at: usize| u64::from_le_bytes(sealed[at..at + 8].try_into().expect("8"));
+    let superblock = Superblock {
+        cluster: sealed[24..40].try_into().expect("16"),
+        replica: u32_at(12),
+        incarnation: u64_at(40),
+        view: View(u64_at(48)),
+        log_view: View(u64_at(56)),
+        commit: Op(u64_at(64)),
+        identity: Identity(sealed[72..104].try_into().expect("32")),
+    };
+    Some((u32_at(8), u64_at(16), superblock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn superblock(commit: u64) -> Superblock {
+        Superblock {
+            cluster: [1; 16],
+            replica: 0,
+            incarnation: 2,
+            view: View(3),
+            log_view: View(3),
+            commit: Op(commit),
+            identity: Identity([4; 32]),
+        }
+    }
+
+    #[test]
+    fn the_latest_copy_counts_and_damaged_copies_do_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = SuperblockFile::create(folder.path(), superblock(1)).unwrap();
+        file.write(superblock(2)).unwrap();
+        for copy in [0, 1, 3] {
+            file.file.write_all_at(&[0xff], copy * COPY_BYTES + 70).unwrap();
+        }
+        let (mut file, read) = SuperblockFile::open(folder.path()).unwrap();
+        assert_eq!(read, superblock(2));
+        file.write(superblock(3)).unwrap();
+        // A crash between the halves: the old one is still there twice.
+        for copy in [0, 1] {
+            file.file.write_all_at(&[0xff], copy * COPY_BYTES + 70).unwrap();
+        }
+        assert_eq!(SuperblockFile::open(folder.path()).unwrap().1, superblock(3));
+        for copy in [2, 3] {
+            file.file.write_all_at(&[0xff], copy * COPY_BYTES + 70).unwrap();
+        }
+        assert!(matches!(SuperblockFile::open(folder.path()), Err(SuperblockError::Damaged)));
+    }
+}

@@ -1,0 +1,369 @@
+//! The node: one thread owns the log, the replica and the windows; others send it commands and wait.
+
+pub(crate) mod machine;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use kimberlite_consensus::Replica;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+
+use crate::{
+    index::TenantBody,
+    kernel::Prepared,
+    limits::{IDLE_SUPERBLOCK_MS, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX},
+    log::{
+        Log, Segment, WriteError,
+        frame::{FrameHead, Section, read_section},
+        superblock::SuperblockFile,
+    },
+    tenant::TenantShared,
+    words::{TenantName, Timestamp},
+};
+
+use machine::{Answer, Committed, Machine};
+
+/// The system tenant's reference.
+pub(crate) const SYSTEM: [u8; 16] = [0; 16];
+
+/// Tenants by reference and by name.
+#[derive(Debug, Default)]
+pub(crate) struct Tenants {
+    by_reference: RwLock<HashMap<[u8; 16], Arc<TenantShared>>>,
+    by_name: RwLock<HashMap<TenantName, Arc<TenantShared>>>,
+}
+
+impl Tenants {
+    pub(crate) fn by_reference(&self, reference: &[u8; 16]) -> Option<Arc<TenantShared>> {
+        self.by_reference.read().get(reference).cloned()
+    }
+
+    pub(crate) fn by_name(&self, name: &TenantName) -> Option<Arc<TenantShared>> {
+        self.by_name.read().get(name).cloned()
+    }
+
+    pub(crate) fn add(&self, tenant: Arc<TenantShared>) {
+        if let Some(name) = &tenant.name {
+            self.by_name.write().insert(name.clone(), Arc::clone(&tenant));
+        }
+        self.by_reference.write().insert(tenant.reference, tenant);
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<TenantShared>> {
+        self.by_reference.read().values().cloned().collect()
+    }
+
+    /// Takes in a tenant that the system tenant's log tells of.
+    pub(crate) fn add_created(&self, body: &TenantBody) -> Option<Arc<TenantShared>> {
+        let name = TenantName::new(&body.tenant).ok()?;
+        let tenant =
+            TenantShared::new(Some(name), sixteen(&body.reference)?, sixteen(&body.log_id)?);
+        let tenant = Arc::new(tenant);
+        self.add(Arc::clone(&tenant));
+        Some(tenant)
+    }
+}
+
+/// 16 bytes from 32 hexadecimal digits.
+fn sixteen(hex: &str) -> Option<[u8; 16]> {
+    let mut out = [0; 16];
+    if hex.len() != 32 || !hex.is_ascii() {
+        return None;
+    }
+    for (i, byte) in out.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()?;
+    }
+    Some(out)
+}
+
+/// Counters that the node keeps, for metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) queue_commands: AtomicUsize,
+    pub(crate) queue_bytes: AtomicUsize,
+    pub(crate) ops: AtomicU64,
+    pub(crate) records: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) sync_nanos: AtomicU64,
+    pub(crate) segments: AtomicUsize,
+}
+
+/// What a command came to, or that it was not written and why.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Answer(Answer),
+    /// No room on the disk; nothing was written.
+    NoRoom,
+}
+
+enum Message {
+    Command(Box<Prepared>, oneshot::Sender<Reply>),
+    Close(oneshot::Sender<()>),
+}
+
+/// The sending end.
+#[derive(Debug)]
+pub(crate) struct NodeHandle {
+    sender: SyncSender<Message>,
+    pub(crate) counters: Arc<Counters>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Why a command did not get in.
+pub(crate) enum Refused {
+    Full,
+    Closed,
+}
+
+impl NodeHandle {
+    /// Queues a command; the answer comes when all that it rests on is durable.
+    pub(crate) fn submit(&self, prepared: Prepared) -> Result<oneshot::Receiver<Reply>, Refused> {
+        let bytes = prepared.bytes;
+        let queued = self.counters.queue_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        let sent = if queued > 0 && queued + bytes > QUEUE_BYTES_MAX {
+            Err(Refused::Full)
+        } else {
+            self.counters.queue_commands.fetch_add(1, Ordering::Relaxed);
+            self.sender.try_send(Message::Command(Box::new(prepared), sender)).map_err(|e| {
+                self.counters.queue_commands.fetch_sub(1, Ordering::Relaxed);
+                match e {
+                    TrySendError::Full(_) => Refused::Full,
+                    TrySendError::Disconnected(_) => Refused::Closed,
+                }
+            })
+        };
+        if sent.is_err() {
+            self.counters.queue_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        sent.map(|()| receiver)
+    }
+
+    /// Finishes what is queued and stops.
+    pub(crate) async fn close(&self) {
+        let (sender, receiver) = oneshot::channel();
+        let mut message = Message::Close(sender);
+        loop {
+            match self.sender.try_send(message) {
+                Ok(()) => break,
+                Err(TrySendError::Full(back)) => {
+                    message = back;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Err(TrySendError::Disconnected(_)) => return,
+            }
+        }
+        // The thread may have gone before it saw this.
+        let _gone = receiver.await.is_err();
+        if let Some(thread) = self.thread.lock().take() {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            tracing::debug!(clean = matches!(joined, Ok(Ok(()))), "the node has stopped");
+        }
+    }
+}
+
+/// The receiving end: the thread's own state.
+pub(crate) struct Node {
+    receiver: Receiver<Message>,
+    machine: Machine<oneshot::Sender<Reply>>,
+    log: Log,
+    superblock_file: SuperblockFile,
+    tenants: Arc<Tenants>,
+    counters: Arc<Counters>,
+    /// When something was committed that the superblock does not say.
+    dirty_since: Option<Instant>,
+    /// The superblock stays as it is.
+    frozen: bool,
+}
+
+impl Node {
+    /// Starts the thread.
+    pub(crate) fn start(
+        replica: Replica,
+        log: Log,
+        superblock_file: SuperblockFile,
+        tenants: Arc<Tenants>,
+        damaged: bool,
+    ) -> std::io::Result<NodeHandle> {
+        let (sender, receiver) = sync_channel(QUEUE_COMMANDS_MAX);
+        let counters = Arc::new(Counters::default());
+        counters.segments.store(log.segments, Ordering::Relaxed);
+        let mut machine = Machine::new(replica);
+        for tenant in tenants.all() {
+            let index = tenant.index.read();
+            machine.add_tenant(tenant.reference, index.count, index.chain_head);
+        }
+        let node = Self {
+            receiver,
+            machine,
+            log,
+            superblock_file,
+            tenants,
+            counters: Arc::clone(&counters),
+            // What recovery found beyond the floor is durable, so the floor may rise. In a damaged log it
+            // must stay where it is: it says what is missing.
+            dirty_since: (!damaged).then(Instant::now),
+            frozen: damaged,
+        };
+        let run = move || {
+            // The owner of the log must not limp on: what it holds in memory may be wrong.
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| node.run())).is_err() {
+                tracing::error!("the thread that owns the log panicked; the process stops");
+                std::process::abort();
+            }
+        };
+        let thread = std::thread::Builder::new().name("node".into()).spawn(run)?;
+        Ok(NodeHandle { sender, counters, thread: Mutex::new(Some(thread)) })
+    }
+
+    fn run(mut self) {
+        loop {
+            let closing = self.gather();
+            for (reply, answer) in self.machine.idle_answers() {
+                send(reply, Reply::Answer(answer));
+            }
+            self.write();
+            let overdue = Duration::from_millis(IDLE_SUPERBLOCK_MS);
+            let idle = self.dirty_since.is_some_and(|since| since.elapsed() >= overdue);
+            if closing.is_some() || idle {
+                self.refresh_superblock();
+            }
+            if let Some(closed) = closing {
+                let _caller_left = closed.send(()).is_err();
+                return;
+            }
+        }
+    }
+
+    /// Waits for commands and decides all that are there, as many as fit one op.
+    fn gather(&mut self) -> Option<oneshot::Sender<()>> {
+        let timeout = Duration::from_millis(IDLE_SUPERBLOCK_MS);
+        let mut message = match self.receiver.recv_timeout(timeout) {
+            Ok(message) => message,
+            Err(RecvTimeoutError::Timeout) => return None,
+            Err(RecvTimeoutError::Disconnected) => return Some(oneshot::channel().0),
+        };
+        let now = Timestamp::now().micros();
+        loop {
+            match message {
+                Message::Command(prepared, reply) => self.take(now, *prepared, reply),
+                Message::Close(closed) => return Some(closed),
+            }
+            if self.machine.full() {
+                return None;
+            }
+            message = match self.receiver.try_recv() {
+                Ok(message) => message,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return None,
+            };
+        }
+    }
+
+    fn take(&mut self, now: i64, prepared: Prepared, reply: oneshot::Sender<Reply>) {
+        self.counters.queue_commands.fetch_sub(1, Ordering::Relaxed);
+        self.counters.queue_bytes.fetch_sub(prepared.bytes, Ordering::Relaxed);
+        self.machine.submit(now, prepared, reply);
+    }
+
+    /// Writes the op that was built, applies it, publishes the tip, answers.
+    fn write(&mut self) {
+        let Some(sealed) = self.machine.seal() else { return };
+        let started = Instant::now();
+        let written = match self.log.append(&sealed.frame, sealed.op.0, sealed.parent) {
+            Ok(written) => written,
+            Err(error @ WriteError::NoRoom(_)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "nothing is written");
+                for reply in self.machine.abandon() {
+                    send(reply, Reply::NoRoom);
+                }
+                return;
+            }
+            Err(error @ WriteError::Fatal(_)) => {
+                // What the disk holds is unknown now; only recovery can tell.
+                tracing::error!(error = &error as &dyn std::error::Error, "the process stops");
+                std::process::abort();
+            }
+        };
+        self.counters.sync_nanos.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        self.counters.ops.fetch_add(1, Ordering::Relaxed);
+        self.counters.bytes.fetch_add(sealed.frame.len() as u64, Ordering::Relaxed);
+        self.counters.segments.store(self.log.segments, Ordering::Relaxed);
+        for committed in self.machine.written(sealed.op, sealed.identity) {
+            self.apply(&written.segment, written.offset, committed);
+        }
+        self.dirty_since.get_or_insert_with(Instant::now);
+    }
+
+    fn apply(
+        &mut self,
+        segment: &Arc<Segment>,
+        offset: u64,
+        committed: Committed<oneshot::Sender<Reply>>,
+    ) {
+        let records = apply(&self.tenants, &mut self.machine, segment, offset, &committed);
+        self.counters.records.fetch_add(records, Ordering::Relaxed);
+        for (reply, answer) in committed.answers {
+            send(reply, Reply::Answer(answer));
+        }
+    }
+
+    fn refresh_superblock(&mut self) {
+        self.dirty_since = None;
+        if self.frozen {
+            return;
+        }
+        let Some(superblock) = self.machine.idle() else { return };
+        if let Err(error) = self.superblock_file.write(superblock) {
+            tracing::error!(error = &error as &dyn std::error::Error, "the process stops");
+            std::process::abort();
+        }
+    }
+}
+
+/// Takes a committed op into the tenants' indexes and publishes their tips. Returns how many records it held.
+fn apply<R>(
+    tenants: &Tenants,
+    machine: &mut Machine<R>,
+    segment: &Arc<Segment>,
+    offset: u64,
+    committed: &Committed<R>,
+) -> u64 {
+    let head = FrameHead::decode(&committed.frame).expect("this frame was encoded here");
+    let mut at = head.body_at;
+    let mut records = 0;
+    for section in Section::all(&committed.header) {
+        let runs = read_section(&committed.frame, &mut at, section.leaves_bytes as usize)
+            .expect("this section was encoded here");
+        let tenant = tenants.by_reference(&section.tenant).expect("a known tenant");
+        let created = {
+            let mut index = tenant.index.write();
+            let known = index.tenants.len();
+            index
+                .apply(segment, offset, section, &runs, false)
+                .expect("what was decided here can be applied");
+            index.tenants[known..].to_vec()
+        };
+        for body in &created {
+            let tenant = tenants.add_created(body).expect("a tenant decided here");
+            let head = tenant.index.read().chain_head;
+            machine.add_tenant(tenant.reference, 0, head);
+        }
+        records += u64::from(section.records);
+        tenant.tip.send_replace(section.first_position + u64::from(section.records));
+    }
+    records
+}
+
+/// Sends an answer; a caller that left does not matter.
+fn send(reply: oneshot::Sender<Reply>, answer: Reply) {
+    let _caller_left = reply.send(answer).is_err();
+}

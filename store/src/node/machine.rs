@@ -1,0 +1,383 @@
+//! The state that one task owns: replica, windows, the op being built, answers that wait. Sans I/O: the node and
+//! tests drive it.
+
+#[cfg(test)]
+mod model;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use kimberlite_consensus::{Header, Identity, Input, Op, Outbox, Output, Replica, Superblock};
+
+use crate::{
+    append::Receipt,
+    kernel::{
+        Decision, Effect, Prepared, PreparedAppend, PreparedCommand, Recent, Refusal, TenantWindow,
+        decide_append, decide_delete, decide_tenant,
+    },
+    limits::{OP_BYTES_TARGET, OP_RECORDS_MAX},
+    log::frame::{BlockKind, BlockWriter, Section, encode_frame},
+    record::{LeafFields, Role, encode_leaf, leaf_hash},
+    words::{Hash, Position, Reference, Timestamp, Version},
+};
+
+/// What a command came to. Given out only once everything that it rests on is committed.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Receipts, whether they are old ones, and how many records the log had for the decision.
+    Appended {
+        receipts: Vec<Receipt>,
+        replayed: bool,
+        count: u64,
+    },
+    /// Receipts of the lines before the stop.
+    Lines {
+        receipts: Vec<Receipt>,
+        stop: Option<Refusal>,
+    },
+    /// The position of the one record written.
+    Written(u64),
+    Refused(Refusal),
+}
+
+/// One op on its way to the disk.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    pub(crate) op: Op,
+    pub(crate) identity: Identity,
+    pub(crate) parent: Identity,
+    pub(crate) frame: Bytes,
+}
+
+/// An op that is committed, with the answers that waited for it.
+#[derive(Debug)]
+pub(crate) struct Committed<R> {
+    pub(crate) header: Header,
+    pub(crate) frame: Bytes,
+    pub(crate) answers: Vec<(R, Answer)>,
+}
+
+/// Records of one tenant in the op being built.
+#[derive(Debug)]
+struct Building {
+    first: u64,
+    leaves: BlockWriter,
+    payloads: BlockWriter,
+    records: u32,
+}
+
+#[derive(Debug)]
+struct InFlight<R> {
+    header: Header,
+    frame: Bytes,
+    answers: Vec<(R, Answer)>,
+}
+
+/// See the module. `R` is whatever the driver wants back with an answer.
+#[derive(Debug)]
+pub(crate) struct Machine<R> {
+    replica: Replica,
+    /// By tenant reference, in a fixed order.
+    windows: BTreeMap<[u8; 16], TenantWindow>,
+    building: BTreeMap<[u8; 16], Building>,
+    building_time: i64,
+    building_records: usize,
+    building_bytes: usize,
+    /// Answers that wait for the op being built, or for the last one in flight.
+    waiting: Vec<(R, Answer)>,
+    in_flight: VecDeque<InFlight<R>>,
+}
+
+impl<R> Machine<R> {
+    pub(crate) fn new(replica: Replica) -> Self {
+        Self {
+            replica,
+            windows: BTreeMap::new(),
+            building: BTreeMap::new(),
+            building_time: 0,
+            building_records: 0,
+            building_bytes: 0,
+            waiting: Vec::new(),
+            in_flight: VecDeque::new(),
+        }
+    }
+
+    /// Tells of a tenant whose log has `next` committed records.
+    pub(crate) fn add_tenant(&mut self, tenant: [u8; 16], next: u64, chain_head: Hash) {
+        self.windows.entry(tenant).or_insert_with(|| TenantWindow::new(next, chain_head));
+    }
+
+    /// The last committed op.
+    pub(crate) fn commit(&self) -> Op {
+        self.replica.commit()
+    }
+
+    /// No further command should join the op being built.
+    pub(crate) fn full(&self) -> bool {
+        self.building_records >= OP_RECORDS_MAX || self.building_bytes >= OP_BYTES_TARGET
+    }
+
+    /// Decides a command and adds its records to the op being built. Its answer comes with [`Machine::written`],
+    /// or with [`Machine::idle_answers`] where nothing is in flight.
+    pub(crate) fn submit(&mut self, now_us: i64, prepared: Prepared, reply: R) {
+        if self.building.is_empty() {
+            self.building_time = self.replica.stamp(now_us);
+        }
+        let Prepared { tenant, seen_at, command, .. } = prepared;
+        let answer = match command {
+            PreparedCommand::Append(append) => match self.append(tenant, seen_at, &append) {
+                Ok((receipts, replayed)) => {
+                    let count = self.windows[&tenant].next();
+                    Answer::Appended { receipts, replayed, count }
+                }
+                Err(refusal) => Answer::Refused(refusal),
+            },
+            PreparedCommand::Lines(lines) => self.lines(tenant, seen_at, &lines),
+            PreparedCommand::Delete(delete) => {
+                let decided = decide_delete(&self.windows[&tenant], seen_at, &delete);
+                self.single(tenant, decided)
+            }
+            PreparedCommand::CreateTenant(create) => {
+                let decided = decide_tenant(&self.windows[&tenant], seen_at, &create);
+                self.single(tenant, decided)
+            }
+        };
+        self.waiting.push((reply, answer));
+    }
+
+    fn append(
+        &mut self,
+        tenant: [u8; 16],
+        seen_at: u64,
+        append: &PreparedAppend,
+    ) -> Result<(Vec<Receipt>, bool), Refusal> {
+        let window = &self.windows[&tenant];
+        match decide_append(window, seen_at, self.building_time, append)? {
+            Decision::Replay(receipts) => Ok((receipts, true)),
+            Decision::Write(effects) => Ok((self.write_all(tenant, append, &effects), false)),
+        }
+    }
+
+    fn write_all(
+        &mut self,
+        tenant: [u8; 16],
+        append: &PreparedAppend,
+        effects: &[Effect<'_>],
+    ) -> Vec<Receipt> {
+        let time = Timestamp::from_micros(self.building_time).expect("clocks are in range");
+        let version = |n| Version::new(n).expect("below positions");
+        let position = |n| Position::new(n).expect("below 2^53");
+        let mut effects = effects.iter();
+        let mut receipts = Vec::with_capacity(append.appends.len());
+        for stream in &append.appends {
+            let mut receipt: Option<Receipt> = None;
+            for effect in effects.by_ref().take(stream.events.len()) {
+                let (at, hash) = self.write(tenant, effect);
+                let last_version = version(effect.version);
+                let last_position = position(at);
+                match &mut receipt {
+                    Some(r) => {
+                        (r.last_version, r.last_position, r.hash) =
+                            (last_version, last_position, hash);
+                    }
+                    None => {
+                        receipt = Some(Receipt {
+                            stream: stream.stream.clone(),
+                            first_version: last_version,
+                            last_version,
+                            first_position: last_position,
+                            last_position,
+                            time,
+                            hash,
+                        });
+                    }
+                }
+            }
+            receipts.extend(receipt);
+        }
+        receipts
+    }
+
+    fn lines(&mut self, tenant: [u8; 16], seen_at: u64, lines: &[PreparedAppend]) -> Answer {
+        let mut receipts = Vec::with_capacity(lines.len());
+        for line in lines {
+            match self.append(tenant, seen_at, line) {
+                Ok((mut one, _)) => receipts.append(&mut one),
+                Err(stop) => return Answer::Lines { receipts, stop: Some(stop) },
+            }
+        }
+        Answer::Lines { receipts, stop: None }
+    }
+
+    fn single(&mut self, tenant: [u8; 16], decided: Result<Effect<'_>, Refusal>) -> Answer {
+        match decided {
+            Ok(effect) => Answer::Written(self.write(tenant, &effect).0),
+            Err(refusal) => Answer::Refused(refusal),
+        }
+    }
+
+    /// Adds one record to the op being built. Returns its position and hash.
+    fn write(&mut self, tenant: [u8; 16], effect: &Effect<'_>) -> (u64, Hash) {
+        let op = self.replica.op().next().0;
+        let writes = self.windows.get_mut(&tenant).expect("known tenant").open(op);
+        let building = self.building.entry(tenant).or_insert_with(|| Building {
+            first: writes.next,
+            leaves: BlockWriter::new(BlockKind::Leaves),
+            payloads: BlockWriter::new(BlockKind::Payloads),
+            records: 0,
+        });
+        let stream = effect.stream.as_ref().map(|n| (Role::Stream, n.reference, n.introduced));
+        let kind = effect.event_type.as_ref().map(|n| (Role::Type, n.reference, n.introduced));
+        let actor = Some((Role::Actor, effect.actor.reference, effect.actor.introduced));
+        let names = [stream, kind, actor].into_iter().flatten();
+        let mut references = [(Role::Stream, Reference([0; 16])); 3];
+        let mut count = 0;
+        let mut introduced = [None; 3];
+        for (role, reference, payloads) in names {
+            references[count] = (role, reference);
+            introduced[count] = payloads;
+            count += 1;
+        }
+        let key = effect.idempotency.map(|k| &k.payloads);
+        let payloads = || introduced.iter().flatten().copied().chain([effect.payloads]).chain(key);
+        let mut leaf = Vec::with_capacity(320);
+        let fields = LeafFields {
+            kind: effect.kind,
+            id: effect.id,
+            version: effect.version,
+            time_us: self.building_time,
+            references: &references[..count],
+        };
+        encode_leaf(&mut leaf, fields, payloads().flat_map(|p| &p.heads));
+        building.leaves.push(&(leaf.len() as u16).to_le_bytes());
+        building.leaves.push(&leaf);
+        for p in payloads() {
+            building.payloads.push(&p.stored);
+            self.building_bytes += p.stored.len();
+        }
+        building.records += 1;
+        self.building_records += 1;
+        self.building_bytes += leaf.len();
+
+        let position = writes.next;
+        writes.next += 1;
+        writes.chain_head = leaf_hash(&leaf, writes.chain_head);
+        if let (Some(stream), Some(head)) = (&effect.stream, effect.head) {
+            writes.streams.insert(stream.name.clone(), head);
+        }
+        if let Some(event_type) = &effect.event_type {
+            if event_type.introduced.is_some() {
+                writes.types.insert(event_type.name.clone(), event_type.reference);
+            }
+            writes.recent.push(Recent {
+                position,
+                event_type: event_type.name.clone(),
+                tags: effect.tags.to_vec(),
+            });
+        }
+        if effect.actor.introduced.is_some() {
+            writes.actors.insert(effect.actor.name.clone());
+        }
+        if effect.client_id {
+            writes.ids.insert(effect.id, position);
+        }
+        if let Some(key) = effect.idempotency {
+            writes.idempotency.insert(key.digest, position);
+        }
+        (position, writes.chain_head)
+    }
+
+    /// Closes the op being built and says what to write; `None` where it holds no records.
+    pub(crate) fn seal(&mut self) -> Option<Sealed> {
+        if self.building.is_empty() {
+            return None;
+        }
+        let mut table = Vec::new();
+        let mut body = Vec::with_capacity(self.building_bytes + 4096);
+        for (tenant, building) in std::mem::take(&mut self.building) {
+            let window = &self.windows[&tenant];
+            Section {
+                tenant,
+                first_position: building.first,
+                records: building.records,
+                leaves_bytes: building.leaves.run_bytes as u32,
+                chain_head: window.chain_head(),
+            }
+            .encode(&mut table);
+            body.extend_from_slice(&building.leaves.finish());
+            body.extend_from_slice(&building.payloads.finish());
+        }
+        (self.building_records, self.building_bytes) = (0, 0);
+        let mut out = Outbox::new();
+        let sections = Bytes::from(table);
+        self.replica.step(Input::Request { time_us: self.building_time, sections }, &mut out);
+        let Some(Output::Write { header, previous }) = out.pop() else {
+            unreachable!("a primary answers a request with a write")
+        };
+        let frame = Bytes::from(encode_frame(&header, previous.as_ref(), &body));
+        let sealed = Sealed {
+            op: header.op,
+            identity: header.identity(),
+            parent: header.parent,
+            frame: frame.clone(),
+        };
+        let answers = std::mem::take(&mut self.waiting);
+        self.in_flight.push_back(InFlight { header, frame, answers });
+        Some(sealed)
+    }
+
+    /// An op is durable: what is committed by that, in order.
+    pub(crate) fn written(&mut self, op: Op, identity: Identity) -> Vec<Committed<R>> {
+        let mut out = Outbox::new();
+        self.replica.step(Input::Written { op, identity }, &mut out);
+        let Some(Output::Commit { op }) = out.pop() else { return Vec::new() };
+        let mut committed = Vec::new();
+        while self.in_flight.front().is_some_and(|f| f.header.op <= op) {
+            let InFlight { header, frame, answers } =
+                self.in_flight.pop_front().expect("seen just now");
+            for window in self.windows.values_mut() {
+                window.commit(header.op.0);
+            }
+            committed.push(Committed { header, frame, answers });
+        }
+        committed
+    }
+
+    /// Answers that rest on committed state alone: they need not wait. Others join the op they rest on.
+    pub(crate) fn idle_answers(&mut self) -> Vec<(R, Answer)> {
+        if !self.building.is_empty() {
+            return Vec::new();
+        }
+        let mut waiting = std::mem::take(&mut self.waiting);
+        match self.in_flight.back_mut() {
+            Some(last) => {
+                last.answers.append(&mut waiting);
+                Vec::new()
+            }
+            None => waiting,
+        }
+    }
+
+    /// Everything behind the last committed op never happened; returns whose answers are void.
+    pub(crate) fn abandon(&mut self) -> Vec<R> {
+        let after = self.replica.commit();
+        self.replica.step(Input::Abandoned { after }, &mut Outbox::new());
+        for window in self.windows.values_mut() {
+            window.abandon(after.0);
+        }
+        self.building.clear();
+        (self.building_records, self.building_bytes) = (0, 0);
+        let in_flight = std::mem::take(&mut self.in_flight).into_iter().flat_map(|f| f.answers);
+        in_flight.chain(std::mem::take(&mut self.waiting)).map(|(reply, _)| reply).collect()
+    }
+
+    /// The superblock to write when it no longer says what is committed.
+    pub(crate) fn idle(&mut self) -> Option<Superblock> {
+        let mut out = Outbox::new();
+        self.replica.step(Input::Idle, &mut out);
+        match out.pop() {
+            Some(Output::WriteSuperblock(superblock)) => Some(superblock),
+            _ => None,
+        }
+    }
+}

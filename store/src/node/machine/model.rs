@@ -1,0 +1,592 @@
+//! Random commands against a naive model: the same answers, whatever is in flight, abandoned or restarted.
+
+use std::{collections::HashSet, path::Path, sync::Arc};
+
+use kimberlite_consensus::{Identity, Op, Recovered, Replica, Superblock, View};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use uuid::Uuid;
+
+use super::{Answer, Machine, Sealed};
+use crate::{
+    append::{
+        Actual, Append, Condition, DeleteStream, Expected, FailedCondition, Idempotency, MatchItem,
+        NewEvent, Place, Rejection, StreamAppend,
+    },
+    fragment::RecordReader,
+    kernel::{Prepared, PreparedCommand, Refusal},
+    log::{Log, recovery},
+    node::{SYSTEM, Tenants, apply},
+    resolve,
+    store::Replay,
+    tenant::TenantShared,
+    words::{Actor, EventType, Position, StreamName, Tag, Version},
+};
+
+/// One event as the model knows it.
+#[derive(Clone, Debug, PartialEq)]
+struct Event {
+    stream: usize,
+    version: u64,
+    id: Option<Uuid>,
+    kind: String,
+    tags: Vec<String>,
+    data: String,
+}
+
+/// A record: an event or a stream's deletion.
+#[derive(Clone, Debug, PartialEq)]
+enum Record {
+    Event(Event),
+    Deleted(usize),
+}
+
+/// What one stream was answered: its number, first and last version, first and last position.
+type Span = (usize, u64, u64, u64, u64);
+
+/// What was answered, without times and hashes.
+#[derive(Clone, Debug, PartialEq)]
+enum Expectation {
+    Appended(Vec<Span>, bool),
+    Deleted(u64),
+    Refused(Rejection),
+}
+
+#[derive(Clone, Debug)]
+enum Command {
+    Append(Append),
+    Delete(DeleteStream),
+}
+
+/// The whole log, looked through from the start for every question.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    records: Vec<Record>,
+    keys: Vec<(String, [u8; 32], Vec<Span>)>,
+}
+
+fn number(stream: &StreamName) -> usize {
+    stream.as_str()[1..].parse().unwrap()
+}
+
+impl Model {
+    fn head(&self, stream: usize) -> Option<(u64, bool)> {
+        let mut head = None;
+        for record in &self.records {
+            match record {
+                Record::Event(e) if e.stream == stream => head = Some((e.version, false)),
+                Record::Deleted(s) if *s == stream => head = head.map(|(v, _)| (v, true)),
+                _ => {}
+            }
+        }
+        head
+    }
+
+    fn find(&self, id: Uuid) -> Option<u64> {
+        let is = |r: &Record| matches!(r, Record::Event(e) if e.id == Some(id));
+        self.records.iter().position(is).map(|p| p as u64)
+    }
+
+    fn check(
+        &self,
+        place: Place,
+        stream: &StreamName,
+        expected: Expected,
+        recreate: bool,
+    ) -> Option<FailedCondition> {
+        let version = |v| Version::new(v).unwrap();
+        let actual = match self.head(number(stream)) {
+            None => Actual::Absent,
+            Some((v, true)) => Actual::Deleted(version(v)),
+            Some((v, false)) => Actual::Version(version(v)),
+        };
+        let live = matches!(actual, Actual::Version(_));
+        let holds = match expected {
+            Expected::Any => true,
+            Expected::None => !live,
+            Expected::Exists => live,
+            Expected::Version(v) => {
+                actual == Actual::Version(v) || (recreate && actual == Actual::Deleted(v))
+            }
+        };
+        let stream = stream.clone();
+        (!holds).then_some(FailedCondition::Stream { place, stream, expected, actual })
+    }
+
+    fn run(&mut self, command: &Command) -> Expectation {
+        match command {
+            Command::Append(append) => match self.append(append) {
+                Ok((spans, replayed)) => Expectation::Appended(spans, replayed),
+                Err(rejection) => Expectation::Refused(rejection),
+            },
+            Command::Delete(delete) => match self.delete(delete) {
+                Ok(position) => Expectation::Deleted(position),
+                Err(rejection) => Expectation::Refused(rejection),
+            },
+        }
+    }
+
+    fn delete(&mut self, delete: &DeleteStream) -> Result<u64, Rejection> {
+        let stream = number(&delete.stream);
+        match self.head(stream) {
+            None => return Err(Rejection::StreamUnknown(delete.stream.clone())),
+            Some((_, true)) => return Err(Rejection::StreamDeleted(delete.stream.clone())),
+            Some(_) => {}
+        }
+        if let Some(failed) = self.check(Place::Append(0), &delete.stream, delete.expected, false) {
+            return Err(Rejection::ConditionsFailed(vec![failed]));
+        }
+        self.records.push(Record::Deleted(stream));
+        Ok(self.records.len() as u64 - 1)
+    }
+
+    fn append(&mut self, append: &Append) -> Result<(Vec<Span>, bool), Rejection> {
+        if let Some(key) = &append.idempotency
+            && let Some((_, digest, spans)) = self.keys.iter().find(|(k, ..)| *k == key.key)
+        {
+            if *digest != key.request_digest {
+                return Err(Rejection::IdempotencyMismatch);
+            }
+            return Ok((spans.clone(), true));
+        }
+        if let Some(replay) = self.ids(append)? {
+            return Ok((replay, true));
+        }
+        let mut failed = Vec::new();
+        for (i, a) in append.appends.iter().enumerate() {
+            if self.head(number(&a.stream)).is_some_and(|h| h.1) && !a.recreate {
+                return Err(Rejection::StreamDeleted(a.stream.clone()));
+            }
+            failed.extend(self.check(Place::Append(i), &a.stream, a.expected, a.recreate));
+        }
+        for (i, condition) in append.conditions.iter().enumerate() {
+            let place = Place::Condition(i);
+            match condition {
+                Condition::Stream { stream, expected } => {
+                    failed.extend(self.check(place, stream, *expected, false));
+                }
+                Condition::NoMatch { items, after } => {
+                    let hit = self.records.iter().enumerate().position(|(p, r)| {
+                        let Record::Event(e) = r else { return false };
+                        after.is_none_or(|a| p as u64 > a.get())
+                            && items.iter().any(|i| {
+                                (i.types.is_empty() || i.types.iter().any(|t| t.as_str() == e.kind))
+                                    && i.tags.iter().all(|t| e.tags.iter().any(|x| x == t.as_str()))
+                            })
+                    });
+                    failed.extend(hit.map(|p| FailedCondition::Match {
+                        place,
+                        position: Position::new(p as u64).unwrap(),
+                    }));
+                }
+            }
+        }
+        if !failed.is_empty() {
+            return Err(Rejection::ConditionsFailed(failed));
+        }
+        let spans = append.appends.iter().map(|a| self.push(a)).collect::<Vec<_>>();
+        if let Some(key) = &append.idempotency {
+            self.keys.push((key.key.clone(), key.request_digest, spans.clone()));
+        }
+        Ok((spans, false))
+    }
+
+    fn ids(&self, append: &Append) -> Result<Option<Vec<Span>>, Rejection> {
+        let mut replays = Vec::new();
+        let mut new = None;
+        for a in &append.appends {
+            let hits: Vec<Option<u64>> =
+                a.events.iter().map(|e| e.id.and_then(|id| self.find(id))).collect();
+            if hits.iter().all(Option::is_none) {
+                new = new.or(Some(a.events[0].id));
+                continue;
+            }
+            let conflict = |i: usize| Rejection::EventIdConflict {
+                id: a.events[i].id.unwrap_or_default(),
+                position: hits[i].and_then(Position::new),
+            };
+            let mut last = None;
+            for (i, (e, hit)) in a.events.iter().zip(&hits).enumerate() {
+                let Some(p) = hit else {
+                    return Err(conflict(hits.iter().position(Option::is_some).unwrap()));
+                };
+                let Record::Event(stored) = &self.records[*p as usize] else { unreachable!() };
+                let same = *stored == Event { version: stored.version, ..event(a, e) };
+                if !same || last.is_some_and(|l| *p <= l) {
+                    return Err(conflict(i));
+                }
+                last = Some(*p);
+            }
+            let (first, last) = (hits[0].unwrap(), last.unwrap());
+            let version = |p: u64| match &self.records[p as usize] {
+                Record::Event(e) => e.version,
+                Record::Deleted(_) => unreachable!(),
+            };
+            replays.push((number(&a.stream), version(first), version(last), first, last));
+        }
+        match (replays.is_empty(), new) {
+            (true, _) => Ok(None),
+            (false, None) => Ok(Some(replays)),
+            // Server-made ids are not known to the model: only that there is a conflict.
+            (false, Some(id)) => {
+                Err(Rejection::EventIdConflict { id: id.unwrap_or_default(), position: None })
+            }
+        }
+    }
+
+    fn push(&mut self, append: &StreamAppend) -> Span {
+        let stream = number(&append.stream);
+        let first = self.head(stream).map_or(0, |(v, _)| v + 1);
+        let position = self.records.len() as u64;
+        for (version, e) in (first..).zip(&append.events) {
+            self.records.push(Record::Event(Event { version, ..event(append, e) }));
+        }
+        let last = append.events.len() as u64 - 1;
+        (stream, first, first + last, position, position + last)
+    }
+}
+
+/// The model's event, without its version.
+fn event(append: &StreamAppend, e: &NewEvent) -> Event {
+    Event {
+        stream: number(&append.stream),
+        version: 0,
+        id: e.id,
+        kind: e.event_type.to_string(),
+        tags: e.tags.iter().map(ToString::to_string).collect(),
+        data: String::from_utf8(e.data.clone().unwrap().to_vec()).unwrap(),
+    }
+}
+
+/// The real thing, driven by hand.
+struct World {
+    folder: tempfile::TempDir,
+    tenants: Arc<Tenants>,
+    tenant: Arc<TenantShared>,
+    machine: Machine<u64>,
+    log: Log,
+    /// Sealed and not yet written.
+    pipeline: Vec<Sealed>,
+}
+
+const TENANT: [u8; 16] = [9; 16];
+
+fn start(folder: tempfile::TempDir) -> World {
+    let path: &Path = folder.path();
+    if !recovery::exists(path) {
+        let cluster = [5; 16];
+        let identity = Identity::root(cluster);
+        let fresh = Superblock {
+            cluster,
+            replica: 0,
+            incarnation: 1,
+            view: View(0),
+            log_view: View(0),
+            commit: Op(0),
+            identity,
+        };
+        recovery::create(path, fresh, 16 << 10).unwrap();
+    }
+    let tenants = Arc::new(Tenants::default());
+    tenants.add(Arc::new(TenantShared::new(None, SYSTEM, [5; 16])));
+    let tenant = Arc::new(TenantShared::new(None, TENANT, [7; 16]));
+    tenants.add(Arc::clone(&tenant));
+    let recovered = recovery::recover(path, &mut Replay { tenants: Arc::clone(&tenants) }).unwrap();
+    assert_eq!(recovered.damage, None);
+    let (superblock, tip) = (recovered.superblock, recovered.tip);
+    let log = Log::new(
+        path,
+        superblock.cluster,
+        16 << 10,
+        recovered.segment,
+        recovered.at,
+        recovered.segments,
+    )
+    .unwrap();
+    let mut machine = Machine::new(Replica::new(Recovered { superblock, tip }));
+    {
+        let index = tenant.index.read();
+        assert_eq!(index.damage, None);
+        machine.add_tenant(TENANT, index.count, index.chain_head);
+    }
+    World { folder, tenants, tenant, machine, log, pipeline: Vec::new() }
+}
+
+impl World {
+    fn resolve(&self, command: &Command) -> Prepared {
+        let (command, seen_at) = match command {
+            Command::Append(append) => {
+                let (prepared, seen_at) = resolve::append(&self.tenant, append).unwrap();
+                (PreparedCommand::Append(prepared), seen_at)
+            }
+            Command::Delete(delete) => {
+                let (prepared, seen_at) = resolve::delete(&self.tenant, delete);
+                (PreparedCommand::Delete(prepared), seen_at)
+            }
+        };
+        Prepared { tenant: TENANT, seen_at, command, bytes: 0 }
+    }
+
+    /// Writes the oldest sealed op; returns what was answered.
+    fn write(&mut self) -> Vec<(u64, Answer)> {
+        let sealed = self.pipeline.remove(0);
+        let written = self.log.append(&sealed.frame, sealed.op.0, sealed.parent).unwrap();
+        let mut answers = Vec::new();
+        for committed in self.machine.written(sealed.op, sealed.identity) {
+            let (tenants, machine) = (&self.tenants, &mut self.machine);
+            apply(tenants, machine, &written.segment, written.offset, &committed);
+            answers.extend(committed.answers);
+        }
+        answers
+    }
+
+    /// Everything that is committed, as the model would have it.
+    fn records(&self) -> Vec<Record> {
+        let count = self.tenant.index.read().count;
+        let mut reader = RecordReader::sequential();
+        (0..count)
+            .map(|p| match reader.event(&self.tenant, p).unwrap() {
+                Some(e) => Record::Event(Event {
+                    stream: number(&e.stream),
+                    version: e.version.get(),
+                    id: Some(e.id),
+                    kind: e.event_type.to_string(),
+                    tags: e.tags.iter().map(ToString::to_string).collect(),
+                    data: String::from_utf8(e.data.unwrap().to_vec()).unwrap(),
+                }),
+                None => {
+                    let index = self.tenant.index.read();
+                    let stream = index.entry(p).unwrap().1.stream;
+                    Record::Deleted(number(&index.names.stream_at(stream).name))
+                }
+            })
+            .collect()
+    }
+}
+
+fn expectation(answer: &Answer) -> Option<Expectation> {
+    match answer {
+        Answer::Appended { receipts, replayed, .. } => {
+            let spans = receipts.iter().map(|r| {
+                let (first, last) = (r.first_position.get(), r.last_position.get());
+                (number(&r.stream), r.first_version.get(), r.last_version.get(), first, last)
+            });
+            Some(Expectation::Appended(spans.collect(), *replayed))
+        }
+        Answer::Written(position) => Some(Expectation::Deleted(*position)),
+        Answer::Refused(Refusal::Rejected(rejection)) => {
+            Some(Expectation::Refused(rejection.clone()))
+        }
+        Answer::Refused(Refusal::Stale { .. }) => None,
+        Answer::Lines { .. } => unreachable!("not asked for"),
+    }
+}
+
+fn random_command(rng: &mut StdRng) -> Command {
+    let stream =
+        |rng: &mut StdRng| StreamName::new(&format!("s{}", rng.random_range(0..4))).unwrap();
+    let expected = |rng: &mut StdRng| match rng.random_range(0..8) {
+        0 => Expected::None,
+        1 => Expected::Exists,
+        2 | 3 => Expected::Version(Version::new(rng.random_range(0..6)).unwrap()),
+        _ => Expected::Any,
+    };
+    let actor = Actor::new(["one", "two"][rng.random_range(0..2)]).unwrap();
+    if rng.random_range(0..12) == 0 {
+        let (stream, expected) = (stream(rng), expected(rng));
+        return Command::Delete(DeleteStream { actor, stream, expected });
+    }
+    let mut used = HashSet::new();
+    let mut ids = HashSet::new();
+    let mut appends = Vec::new();
+    for _ in 0..[1, 1, 1, 2, 3][rng.random_range(0..5)] {
+        let stream = stream(rng);
+        if !used.insert(stream.clone()) {
+            continue;
+        }
+        let events = (0..rng.random_range(1..4)).map(|_| {
+            let id = rng.random_range(0..40_u128);
+            let id = (id < 20 && ids.insert(id)).then(|| Uuid::from_u128(id + 1));
+            NewEvent {
+                id,
+                event_type: EventType::new(["a", "b", "c"][rng.random_range(0..3)]).unwrap(),
+                data: Some(format!("{}", rng.random_range(0..2)).into()),
+                metadata: None,
+                occurred_at: None,
+                tags: (0..2)
+                    .filter(|_| rng.random_bool(0.3))
+                    .map(|t| Tag::new(&format!("t{t}")).unwrap())
+                    .collect(),
+            }
+        });
+        let events = events.collect();
+        let recreate = rng.random_bool(0.3);
+        appends.push(StreamAppend { stream, expected: expected(rng), recreate, events });
+    }
+    let mut conditions = Vec::new();
+    if rng.random_bool(0.15) {
+        conditions.push(Condition::Stream { stream: stream(rng), expected: expected(rng) });
+    }
+    if rng.random_bool(0.2) {
+        let item = MatchItem {
+            types: vec![EventType::new(["a", "b", "new"][rng.random_range(0..3)]).unwrap()],
+            tags: (0..2)
+                .filter(|_| rng.random_bool(0.5))
+                .map(|t| Tag::new(&format!("t{t}")).unwrap())
+                .collect(),
+        };
+        let after = rng.random_bool(0.7).then(|| Position::new(rng.random_range(0..60)).unwrap());
+        conditions.push(Condition::NoMatch { items: vec![item], after });
+    }
+    let idempotency = rng.random_bool(0.25).then(|| Idempotency {
+        key: format!("k{}", rng.random_range(0..12)),
+        route: "append",
+        request_digest: [rng.random_range(0..2); 32],
+    });
+    // Keys belong to one actor: with two of them, the model would need to know that too.
+    let actor = if idempotency.is_some() { Actor::new("one").unwrap() } else { actor };
+    Command::Append(Append { actor, appends, conditions, idempotency })
+}
+
+/// Ids that the server made are not the model's business.
+fn without_made_ids(records: Vec<Record>) -> Vec<Record> {
+    let strip = |r| match r {
+        Record::Event(e) => {
+            let id = e.id.filter(|id| id.get_version_num() == 0);
+            Record::Event(Event { id, ..e })
+        }
+        Record::Deleted(s) => Record::Deleted(s),
+    };
+    records.into_iter().map(strip).collect()
+}
+
+fn same(real: &Expectation, model: &Expectation) -> bool {
+    use Expectation::Refused;
+    match (real, model) {
+        // Where the model cannot know a server-made id, the kind of refusal is compared.
+        (
+            Refused(Rejection::EventIdConflict { position: None, .. }),
+            Refused(Rejection::EventIdConflict { position: None, .. }),
+        ) => true,
+        _ => real == model,
+    }
+}
+
+/// Runs one seed; returns how often something was abandoned, stale, restarted, replayed, refused.
+fn run(seed: u64) -> [usize; 5] {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut world = start(tempfile::tempdir().unwrap());
+    let mut counts = [0; 5];
+    // The model with everything in flight, and as it was after each op that is in flight.
+    let mut model = Model::default();
+    let mut committed = Model::default();
+    let mut sealed_models: Vec<Model> = Vec::new();
+    let mut resolved: Vec<(Command, Prepared)> = Vec::new();
+    let mut expected: Vec<(u64, Expectation)> = Vec::new();
+    let mut answered = HashSet::new();
+    let mut clock = 1_000;
+    let mut next = 0;
+    for _ in 0..400 {
+        clock += rng.random_range(0..3);
+        match rng.random_range(0..100) {
+            0..35 => {
+                let command = random_command(&mut rng);
+                let prepared = world.resolve(&command);
+                resolved.push((command, prepared));
+            }
+            35..75 if !resolved.is_empty() => {
+                let (command, prepared) = resolved.remove(rng.random_range(0..resolved.len()));
+                next += 1;
+                world.machine.submit(clock, prepared, next);
+                let answer = &world.machine.waiting.last().unwrap().1;
+                match expectation(answer) {
+                    None => {
+                        counts[1] += 1;
+                        resolved.retain(|_| true);
+                        let fresh = world.resolve(&command);
+                        resolved.push((command, fresh));
+                    }
+                    Some(real) => {
+                        let model_says = model.run(&command);
+                        assert!(
+                            same(&real, &model_says),
+                            "seed {seed}: {command:?}: {real:?} / {model_says:?}"
+                        );
+                        counts[3] += usize::from(matches!(real, Expectation::Appended(_, true)));
+                        counts[4] += usize::from(matches!(real, Expectation::Refused(_)));
+                        expected.push((next, real));
+                    }
+                }
+            }
+            75..85 => {
+                let idle = world.machine.idle_answers();
+                assert!(idle.is_empty() || world.pipeline.is_empty(), "answers wait");
+                take(idle, &mut expected, &mut answered);
+                if let Some(sealed) = world.machine.seal() {
+                    world.pipeline.push(sealed);
+                    sealed_models.push(model.clone());
+                }
+            }
+            85..95 if !world.pipeline.is_empty() => {
+                let answers = world.write();
+                take(answers, &mut expected, &mut answered);
+                committed = sealed_models.remove(0);
+                let count = world.tenant.index.read().count;
+                assert_eq!(count, committed.records.len() as u64, "seed {seed}");
+            }
+            95..98 => {
+                // A view change drops what is not committed: none of it may have been shown.
+                for reply in world.machine.abandon() {
+                    assert!(!answered.contains(&reply), "seed {seed}: an answer was given twice");
+                    expected.retain(|(r, _)| *r != reply);
+                }
+                assert!(expected.is_empty(), "seed {seed}: all answers that wait are void");
+                world.pipeline.clear();
+                sealed_models.clear();
+                model = committed.clone();
+                counts[0] += 1;
+            }
+            98 => {
+                let World { folder, .. } = world;
+                world = start(folder);
+                sealed_models.clear();
+                resolved.clear();
+                expected.clear();
+                model = committed.clone();
+                counts[2] += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(without_made_ids(world.records()), committed.records, "seed {seed}");
+    let World { folder, .. } = world;
+    let world = start(folder);
+    assert_eq!(without_made_ids(world.records()), committed.records, "seed {seed}, restarted");
+    counts
+}
+
+fn take(
+    answers: Vec<(u64, Answer)>,
+    expected: &mut Vec<(u64, Expectation)>,
+    answered: &mut HashSet<u64>,
+) {
+    for (reply, answer) in answers {
+        assert!(answered.insert(reply));
+        if let Some(real) = expectation(&answer) {
+            let at = expected.iter().position(|(r, _)| *r == reply).expect("not abandoned");
+            assert_eq!(expected.remove(at).1, real, "an answer does not change while it waits");
+        }
+    }
+}
+
+#[test]
+fn random_commands_are_answered_as_a_naive_model_answers_them() {
+    let mut totals = [0; 5];
+    for seed in 0..150 {
+        let counts = run(seed);
+        totals.iter_mut().zip(counts).for_each(|(t, c)| *t += c);
+    }
+    let names = ["abandoned", "stale", "restarted", "replayed", "refused"];
+    for (name, total) in names.iter().zip(totals) {
+        assert!(total > 50, "{name} came up {total} times only");
+    }
+}

@@ -1,0 +1,548 @@
+//! The store's public face.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use kimberlite_consensus::{Identity, Op, Recovered, Replica, Superblock, View};
+use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, flock};
+use tokio::sync::watch;
+
+use crate::{
+    append::{Append, AppendError, Appended, BulkOutcome, DeleteStream, Line, Rejection},
+    error::{Damage, OpenError, ReadError},
+    fragment::{FragmentCache, RecordReader},
+    index::TenantBody,
+    kernel::{Prepared, PreparedCommand, PreparedTenant, Refusal},
+    limits::RESOLVE_TRIES_MAX,
+    log::{
+        Log,
+        frame::{Section, SectionRuns},
+        recovery::{self, RecoveredOp, Visitor},
+    },
+    node::{Node, NodeHandle, Refused, Reply, SYSTEM, Tenants, machine::Answer},
+    read::{Batch, Cursor, RecordView, Selection, Shape, StoredEvent, StreamInfo},
+    reader::{Reader, cursor_at},
+    record::{PayloadKind, Payloads},
+    resolve,
+    tenant::TenantShared,
+    words::{Actor, Hex, Position, StreamName, TenantName},
+};
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data folder; made where it is absent.
+    pub folder: PathBuf,
+    /// Bytes of a segment file.
+    pub segment_bytes: u64,
+}
+
+/// An open store. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    tenants: Arc<Tenants>,
+    fragments: Mutex<FragmentCache>,
+    node: NodeHandle,
+    /// The end of the whole log is damaged: nothing may be written.
+    damage: Option<Damage>,
+    /// Held for as long as the store is open.
+    _lock: File,
+}
+
+/// A tenant of a store. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    shared: Arc<TenantShared>,
+}
+
+/// Figures for metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StoreStats {
+    /// Commands waiting.
+    pub queue_commands: usize,
+    /// Ops written since the start.
+    pub ops: u64,
+    /// Records written since the start.
+    pub records: u64,
+    /// Bytes written to segments since the start.
+    pub bytes: u64,
+    /// Seconds in writing and `fdatasync` since the start.
+    pub sync_seconds: f64,
+    /// Segments.
+    pub segments: usize,
+    /// Bytes of rendered events in the cache.
+    pub fragment_bytes: usize,
+}
+
+impl Store {
+    /// Opens or makes a data folder, recovers, and starts the node. Blocks.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(options: Options) -> Result<Self, OpenError> {
+        let Options { folder, segment_bytes } = options;
+        let io = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Io { action, path, source }
+        };
+        std::fs::create_dir_all(&folder).map_err(io("making", &folder))?;
+        let lock = lock(&folder)?;
+        if !recovery::exists(&folder) {
+            recovery::create(&folder, fresh_superblock(), segment_bytes)?;
+        }
+        let tenants = Arc::new(Tenants::default());
+        let mut replay = Replay { tenants: Arc::clone(&tenants) };
+        let cluster = recovery::cluster(&folder)?;
+        tenants.add(Arc::new(TenantShared::new(None, SYSTEM, cluster)));
+        let recovered = recovery::recover(&folder, &mut replay)?;
+        for tenant in tenants.all() {
+            let count = tenant.index.read().count;
+            tenant.tip.send_replace(count);
+            if let Some(damage) = &recovered.damage {
+                tenant.damaged(damage);
+            }
+        }
+        let mut superblock = recovered.superblock;
+        let tip = recovered.tip;
+        if recovered.damage.is_some() {
+            // Nothing will be written, and the floor on disk stays as it is.
+            let op = tip.as_ref().map_or(Op(0), |h| h.op);
+            superblock.commit = superblock.commit.min(op);
+        }
+        let replica = Replica::new(Recovered { superblock, tip });
+        let log = Log::new(
+            &folder,
+            superblock.cluster,
+            segment_bytes,
+            recovered.segment,
+            recovered.at,
+            recovered.segments,
+        )
+        .map_err(io("opening the log in", &folder))?;
+        let damaged = recovered.damage.is_some();
+        let node =
+            Node::start(replica, log, recovered.superblock_file, Arc::clone(&tenants), damaged)
+                .map_err(io("starting the node of", &folder))?;
+        let fragments = Mutex::new(FragmentCache::default());
+        let shared = Shared { tenants, fragments, node, damage: recovered.damage, _lock: lock };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The tenant, where it exists.
+    pub fn tenant(&self, name: &TenantName) -> Option<Tenant> {
+        self.shared.tenants.by_name(name).map(|shared| Tenant { shared })
+    }
+
+    /// Makes a tenant, or returns the one that exists.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub async fn create_tenant(
+        &self,
+        actor: Actor,
+        name: TenantName,
+    ) -> Result<Tenant, AppendError> {
+        let system = self.shared.tenants.by_reference(&SYSTEM).expect("there from the start");
+        for _ in 0..RESOLVE_TRIES_MAX {
+            if let Some(tenant) = self.tenant(&name) {
+                return Ok(tenant);
+            }
+            let (command, seen_at) = prepare_tenant(&system, &actor, &name);
+            let command = PreparedCommand::CreateTenant(command);
+            match self.decide(&system, seen_at, command, 0).await? {
+                Answer::Written(_) => {}
+                Answer::Refused(refusal) => self.refused(&system, refusal).await?,
+                other => unreachable!("not an answer to a creation: {other:?}"),
+            }
+        }
+        Err(AppendError::Contended)
+    }
+
+    /// Appends; answers once it is durable.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub async fn append(&self, tenant: &Tenant, append: Append) -> Result<Appended, AppendError> {
+        refuse_repetitions(&append)?;
+        let tenant = &tenant.shared;
+        for _ in 0..RESOLVE_TRIES_MAX {
+            let (prepared, seen_at) = resolve::append(tenant, &append).inspect_err(|e| {
+                note_append_damage(tenant, e);
+            })?;
+            let bytes = stored_bytes(&prepared);
+            let command = PreparedCommand::Append(prepared);
+            match self.decide(tenant, seen_at, command, bytes).await? {
+                Answer::Appended { receipts, replayed, count } => {
+                    let position = count.checked_sub(1).and_then(Position::new);
+                    return Ok(Appended { receipts, replayed, position });
+                }
+                Answer::Refused(refusal) => self.refused(tenant, refusal).await?,
+                other => unreachable!("not an answer to an append: {other:?}"),
+            }
+        }
+        Err(AppendError::Contended)
+    }
+
+    /// Appends lines in order up to the first that is refused; all that went through is durable then.
+    pub async fn append_lines(
+        &self,
+        tenant: &Tenant,
+        actor: Actor,
+        lines: Vec<Line>,
+    ) -> BulkOutcome {
+        let mut receipts = Vec::with_capacity(lines.len());
+        let refused = self.try_lines(&tenant.shared, &actor, &lines, &mut receipts).await.err();
+        BulkOutcome { receipts, refused }
+    }
+
+    async fn try_lines(
+        &self,
+        tenant: &Arc<TenantShared>,
+        actor: &Actor,
+        lines: &[Line],
+        receipts: &mut Vec<crate::append::Receipt>,
+    ) -> Result<(), AppendError> {
+        let mut tries = 0;
+        while receipts.len() < lines.len() {
+            if tries == RESOLVE_TRIES_MAX {
+                return Err(AppendError::Contended);
+            }
+            let before = receipts.len();
+            let (prepared, seen_at) = resolve::lines(tenant, actor, &lines[before..])
+                .inspect_err(|e| note_append_damage(tenant, e))?;
+            let bytes = prepared.iter().map(stored_bytes).sum();
+            let command = PreparedCommand::Lines(prepared);
+            match self.decide(tenant, seen_at, command, bytes).await? {
+                Answer::Lines { receipts: mut done, stop } => {
+                    receipts.append(&mut done);
+                    if let Some(stop) = stop {
+                        self.refused(tenant, stop).await?;
+                    }
+                }
+                other => unreachable!("not an answer to lines: {other:?}"),
+            }
+            tries = if receipts.len() > before { 0 } else { tries + 1 };
+        }
+        Ok(())
+    }
+
+    /// Deletes a stream. Returns the position of the record that says so.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub async fn delete_stream(
+        &self,
+        tenant: &Tenant,
+        args: DeleteStream,
+    ) -> Result<Position, AppendError> {
+        let tenant = &tenant.shared;
+        for _ in 0..RESOLVE_TRIES_MAX {
+            let (prepared, seen_at) = resolve::delete(tenant, &args);
+            let command = PreparedCommand::Delete(prepared);
+            match self.decide(tenant, seen_at, command, 0).await? {
+                Answer::Written(position) => {
+                    return Ok(Position::new(position).expect("below 2^53"));
+                }
+                Answer::Refused(refusal) => self.refused(tenant, refusal).await?,
+                other => unreachable!("not an answer to a deletion: {other:?}"),
+            }
+        }
+        Err(AppendError::Contended)
+    }
+
+    /// Hands a command to the node and waits until its answer is true.
+    async fn decide(
+        &self,
+        tenant: &TenantShared,
+        seen_at: u64,
+        command: PreparedCommand,
+        bytes: usize,
+    ) -> Result<Answer, AppendError> {
+        if let Some(damage) = self.damage_of(tenant) {
+            return Err(damage.into());
+        }
+        let prepared = Prepared { tenant: tenant.reference, seen_at, command, bytes };
+        let reply = self.shared.node.submit(prepared).map_err(|refused| match refused {
+            Refused::Full => AppendError::Overloaded,
+            Refused::Closed => AppendError::Closed,
+        })?;
+        match reply.await {
+            Ok(Reply::Answer(answer)) => Ok(answer),
+            Ok(Reply::NoRoom) => Err(AppendError::NoRoom),
+            Err(_) => Err(AppendError::Closed),
+        }
+    }
+
+    /// Turns a rejection into an error; after a stale footprint waits until resolving again can help.
+    async fn refused(&self, tenant: &TenantShared, refusal: Refusal) -> Result<(), AppendError> {
+        match refusal {
+            Refusal::Rejected(rejection) => Err(AppendError::Rejected(rejection)),
+            Refusal::Stale { until } => {
+                let mut tip = tenant.tip.subscribe();
+                // Bounded, because what was in flight may never commit.
+                let seen = tip.wait_for(|count| *count >= until);
+                let _in_time = tokio::time::timeout(Duration::from_secs(5), seen).await.is_ok();
+                Ok(())
+            }
+        }
+    }
+
+    fn damage_of(&self, tenant: &TenantShared) -> Option<Damage> {
+        self.shared.damage.clone().or_else(|| tenant.index.read().damage.clone())
+    }
+
+    fn reader<'a>(&'a self, tenant: &'a Tenant) -> Reader<'a> {
+        Reader { tenant: &tenant.shared, fragments: &self.shared.fragments }
+    }
+
+    /// Reads events in a ready shape.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read(
+        &self,
+        tenant: &Tenant,
+        selection: &Selection,
+        shape: Shape,
+    ) -> Result<Batch, ReadError> {
+        self.noting(tenant, self.reader(tenant).read(selection, shape))
+    }
+
+    /// Reads events taken apart (for other formats), and where to resume. Same rules as [`Store::read`].
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read_events(
+        &self,
+        tenant: &Tenant,
+        selection: &Selection,
+    ) -> Result<(Vec<StoredEvent>, Batch), ReadError> {
+        self.noting(tenant, self.reader(tenant).read_events(selection))
+    }
+
+    /// One record, with every hash checked.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn record(
+        &self,
+        tenant: &Tenant,
+        position: Position,
+    ) -> Result<RecordView, ReadError> {
+        self.noting(tenant, self.reader(tenant).record(position))
+    }
+
+    /// One event; [`ReadError::NoRecord`] where the record is no event.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn event(
+        &self,
+        tenant: &Tenant,
+        position: Position,
+    ) -> Result<StoredEvent, ReadError> {
+        let event = RecordReader::point().event(&tenant.shared, position.get());
+        self.noting(tenant, event)?.ok_or(ReadError::NoRecord)
+    }
+
+    /// A stream.
+    pub fn stream(&self, tenant: &Tenant, name: &StreamName) -> Option<StreamInfo> {
+        let index = tenant.shared.index.read();
+        index.names.stream(name.as_str()).map(crate::index::StreamState::info)
+    }
+
+    /// Streams in the order of their names (bytes), behind `after`, at most `limit`.
+    pub fn streams(
+        &self,
+        tenant: &Tenant,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<StreamInfo> {
+        let index = tenant.shared.index.read();
+        let streams = index.names.streams_from(prefix, after);
+        streams.take(limit).map(crate::index::StreamState::info).collect()
+    }
+
+    /// The tip: how many records the tenant's log has committed. Wakes whenever it grows.
+    pub fn tip(&self, tenant: &Tenant) -> watch::Receiver<u64> {
+        tenant.shared.tip.subscribe()
+    }
+
+    /// The cursor of a committed record.
+    pub fn cursor(&self, tenant: &Tenant, position: Position) -> Option<Cursor> {
+        cursor_at(&tenant.shared.index.read(), position.get())
+    }
+
+    /// Damage known by now, of this tenant.
+    pub fn damage(&self, tenant: &Tenant) -> Option<Damage> {
+        self.damage_of(&tenant.shared)
+    }
+
+    /// Figures for metrics.
+    pub fn stats(&self) -> StoreStats {
+        let counters = &self.shared.node.counters;
+        StoreStats {
+            queue_commands: counters.queue_commands.load(Ordering::Relaxed),
+            ops: counters.ops.load(Ordering::Relaxed),
+            records: counters.records.load(Ordering::Relaxed),
+            bytes: counters.bytes.load(Ordering::Relaxed),
+            sync_seconds: Duration::from_nanos(counters.sync_nanos.load(Ordering::Relaxed))
+                .as_secs_f64(),
+            segments: counters.segments.load(Ordering::Relaxed),
+            fragment_bytes: self.shared.fragments.lock().bytes,
+        }
+    }
+
+    /// Finishes what was accepted, writes the superblock, stops the node.
+    pub async fn close(&self) {
+        self.shared.node.close().await;
+    }
+
+    /// Damage that a read finds stops writes too.
+    fn noting<T>(&self, tenant: &Tenant, result: Result<T, ReadError>) -> Result<T, ReadError> {
+        if let Err(ReadError::Damaged(damage)) = &result {
+            tenant.shared.damaged(damage);
+        }
+        result
+    }
+}
+
+impl Tenant {
+    /// Its name.
+    ///
+    /// # Panics
+    /// Never: only named tenants are handed out.
+    pub fn name(&self) -> &TenantName {
+        self.shared.name.as_ref().expect("only named tenants are handed out")
+    }
+}
+
+fn note_append_damage(tenant: &TenantShared, error: &AppendError) {
+    if let AppendError::Read(ReadError::Damaged(damage)) = error {
+        tenant.damaged(damage);
+    }
+}
+
+fn stored_bytes(append: &crate::kernel::PreparedAppend) -> usize {
+    append.appends.iter().flat_map(|a| &a.events).map(|e| e.payloads.stored.len() + 256).sum()
+}
+
+/// One process a folder.
+fn lock(folder: &Path) -> Result<File, OpenError> {
+    let path = folder.join("lock");
+    let io = |source| OpenError::Io { action: "opening", path: path.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| OpenError::Locked { folder: folder.to_owned() })?;
+    Ok(file)
+}
+
+fn fresh_superblock() -> Superblock {
+    let cluster = rand::random();
+    Superblock {
+        cluster,
+        replica: 0,
+        incarnation: 1,
+        view: View(0),
+        log_view: View(0),
+        commit: Op(0),
+        identity: Identity::root(cluster),
+    }
+}
+
+fn prepare_tenant(
+    system: &TenantShared,
+    actor: &Actor,
+    name: &TenantName,
+) -> (PreparedTenant, u64) {
+    let body = TenantBody {
+        tenant: name.to_string(),
+        reference: Hex(&rand::random::<[u8; 16]>()).to_string(),
+        log_id: Hex(&rand::random::<[u8; 16]>()).to_string(),
+    };
+    let mut payloads = Payloads::default();
+    let json = serde_json::to_vec(&body).expect("plain fields serialise");
+    payloads.push_clear(PayloadKind::Body, &json);
+    let index = system.index.read();
+    let actor = resolve::actor_use(&index, actor);
+    (PreparedTenant { actor, id: rand::random(), payloads }, index.count)
+}
+
+/// A stream or an id may stand only once in a command.
+fn refuse_repetitions(append: &Append) -> Result<(), AppendError> {
+    let mut streams = std::collections::HashSet::new();
+    if let Some(twice) = append.appends.iter().find(|a| !streams.insert(&a.stream)) {
+        return Err(AppendError::StreamTwice(twice.stream.clone()));
+    }
+    let mut ids = std::collections::HashSet::new();
+    let mut given = append.appends.iter().flat_map(|a| &a.events).filter_map(|e| e.id);
+    match given.find(|id| !ids.insert(*id)) {
+        Some(id) => Err(AppendError::Rejected(Rejection::EventIdConflict { id, position: None })),
+        None => Ok(()),
+    }
+}
+
+/// Builds the tenants' indexes while the log is read.
+pub(crate) struct Replay {
+    pub(crate) tenants: Arc<Tenants>,
+}
+
+impl Visitor for Replay {
+    fn op(&mut self, op: RecoveredOp<'_>) {
+        for (section, runs) in op.sections {
+            self.section(op.segment, op.offset, section, runs);
+        }
+    }
+
+    fn lost(&mut self, sections: Vec<Section>, damage: Damage) {
+        for section in sections {
+            if let Some(tenant) = self.tenants.by_reference(&section.tenant) {
+                tenant.damaged(&damage);
+            }
+        }
+    }
+}
+
+impl Replay {
+    fn section(
+        &self,
+        segment: &Arc<crate::log::Segment>,
+        offset: u64,
+        section: Section,
+        runs: Result<SectionRuns, Damage>,
+    ) {
+        // Without a tenant there is nothing to serve; its creation was damaged, which is known by now.
+        let Some(tenant) = self.tenants.by_reference(&section.tenant) else { return };
+        let created = {
+            let mut index = tenant.index.write();
+            if index.damage.is_some() {
+                return;
+            }
+            let known = index.tenants.len();
+            let applied = runs.and_then(|runs| index.apply(segment, offset, section, &runs, true));
+            if let Err(damage) = applied {
+                drop(index);
+                tenant.damaged(&damage);
+                return;
+            }
+            index.tenants[known..].to_vec()
+        };
+        for body in &created {
+            if self.tenants.add_created(body).is_none() {
+                let what = "a tenant's record cannot be read";
+                tenant.damaged(&Damage { file: segment.name.clone(), offset, what });
+            }
+        }
+    }
+}

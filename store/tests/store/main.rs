@@ -1,0 +1,5 @@
+//! The store through its public face, on real files.
+
+mod basics;
+mod damage;
+mod support;
