@@ -87,7 +87,7 @@ impl Header {
     /// The canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
         let count = self.sections.len() / SECTION_BYTES;
-        assert!(self.sections.len() % SECTION_BYTES == 0 && count <= SECTIONS_MAX);
+        assert!(self.sections.len().is_multiple_of(SECTION_BYTES) && count <= SECTIONS_MAX);
         let mut out = Vec::with_capacity(FIXED_BYTES + self.sections.len());
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&(count as u16).to_le_bytes());

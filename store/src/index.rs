@@ -128,7 +128,7 @@ impl TenantIndex {
         }
         let checked =
             check_section(&section, runs, self.chain_head, commitments).map_err(damage)?;
-        if !self.parts.last().is_some_and(|p| p.segment.first_op == segment.first_op) {
+        if self.parts.last().is_none_or(|p| p.segment.first_op != segment.first_op) {
             self.parts.push(Part::new(Arc::clone(segment), self.count));
         }
         for record in checked {

@@ -93,15 +93,15 @@ pub(crate) fn decide_append<'a>(
     for append in &command.appends {
         let head = window.stream(&append.stream, append.head);
         let mut stream = stream_effect(append, head);
-        let mut next = head.map_or(0, |h| h.version + 1);
+        let next = head.map_or(0, |h| h.version + 1);
         let visible_from = head.map_or(0, |h| if h.deleted { next } else { h.visible_from });
-        for event in &append.events {
+        for (version, event) in (next..).zip(&append.events) {
             let reference = stream.reference;
-            let head = StreamHead { reference, version: next, visible_from, deleted: false };
+            let head = StreamHead { reference, version, visible_from, deleted: false };
             effects.push(Effect {
                 kind: RecordKind::Event,
                 id: event.id,
-                version: next,
+                version,
                 stream: Some(stream.take_first()),
                 event_type: Some(type_effect(window, event, &mut types_made)),
                 actor: actor.take_first(),
@@ -111,7 +111,6 @@ pub(crate) fn decide_append<'a>(
                 client_id: event.client_id,
                 tags: &event.tags,
             });
-            next += 1;
         }
     }
     Ok(Decision::Write(effects))
@@ -212,10 +211,7 @@ fn actor_effect<'a>(
     }
 }
 
-fn stream_effect<'a>(
-    append: &'a StreamUse,
-    head: Option<StreamHead>,
-) -> NameEffect<'a, StreamName> {
+fn stream_effect(append: &StreamUse, head: Option<StreamHead>) -> NameEffect<'_, StreamName> {
     let name = &append.stream;
     match (head, &append.fresh) {
         (Some(head), _) => NameEffect { name, reference: head.reference, introduced: None },

@@ -60,8 +60,6 @@ pub(crate) struct Log {
 pub(crate) struct Written {
     pub(crate) segment: Arc<Segment>,
     pub(crate) offset: u64,
-    /// The open segment changed.
-    pub(crate) rolled: bool,
 }
 
 /// Why an op was not written.
@@ -101,15 +99,14 @@ impl Log {
         parent: Identity,
     ) -> Result<Written, WriteError> {
         let length = frame.len() as u64;
-        let rolled = self.at + length + END_MARK_BYTES > self.room;
-        if rolled {
+        if self.at + length + END_MARK_BYTES > self.room {
             self.roll(op, parent, length)?;
         }
         let offset = self.at;
         self.segment.file.write_all_at(frame, offset).map_err(WriteError::Fatal)?;
         fdatasync(&self.segment.file).map_err(|e| WriteError::Fatal(e.into()))?;
         self.at += length;
-        Ok(Written { segment: Arc::clone(&self.segment), offset, rolled })
+        Ok(Written { segment: Arc::clone(&self.segment), offset })
     }
 
     /// Closes the open segment and opens the next one with room for at least one frame of `length`.

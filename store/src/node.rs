@@ -164,7 +164,8 @@ impl NodeHandle {
         }
         // The thread may have gone before it saw this.
         let _gone = receiver.await.is_err();
-        if let Some(thread) = self.thread.lock().take() {
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
             let joined = tokio::task::spawn_blocking(move || thread.join()).await;
             tracing::debug!(clean = matches!(joined, Ok(Ok(()))), "the node has stopped");
         }

@@ -93,6 +93,21 @@ impl Reader<'_> {
         Ok((events, batch))
     }
 
+    /// Whether the first event of a selection is in memory, or in the open segment and so lately written.
+    pub(crate) fn hot(&self, selection: &Selection) -> bool {
+        let Ok(plan) = self.plan(selection) else { return true };
+        let start = match selection.direction {
+            Direction::Forward => plan.range.start,
+            Direction::Backward => plan.range.end.saturating_sub(1),
+        };
+        let open = {
+            let index = self.tenant.index.read();
+            index.part_of(start).is_none_or(|part| part + 1 == index.parts.len())
+        };
+        let find = || self.fragments.lock().find(self.tenant.reference, start, plan.generation);
+        open || (plan.stream.is_none() && find().is_ok())
+    }
+
     fn plan(&self, selection: &Selection) -> Result<Plan, ReadError> {
         let index = self.tenant.index.read();
         let stream = match &selection.source {
@@ -114,9 +129,8 @@ impl Reader<'_> {
             After::Cursor(cursor) => Some(check_cursor(&index, cursor)?),
         };
         let range = match (selection.direction, after) {
-            (Direction::Forward, None) => 0..head,
+            (_, None) => 0..head,
             (Direction::Forward, Some(p)) => (p + 1).min(head)..head,
-            (Direction::Backward, None) => 0..head,
             (Direction::Backward, Some(p)) => 0..p,
         };
         if range.end == head && selection.direction == Direction::Backward {

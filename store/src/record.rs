@@ -45,6 +45,18 @@ pub(crate) enum Role {
     Subject = 4,
 }
 
+impl Role {
+    fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Stream,
+            2 => Self::Type,
+            3 => Self::Actor,
+            4 => Self::Subject,
+            _ => return None,
+        })
+    }
+}
+
 /// What a payload holds. They stand in this order in a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PayloadKind {
@@ -210,7 +222,7 @@ impl<'a> Leaf<'a> {
         let references = usize::from(fixed[2]) * REFERENCE_BYTES;
         let (references, payloads) =
             rest.split_at_checked(references).ok_or("a leaf is too short")?;
-        if references.chunks_exact(REFERENCE_BYTES).any(|r| !(1..=4).contains(&r[0])) {
+        if references.chunks_exact(REFERENCE_BYTES).any(|r| Role::from_byte(r[0]).is_none()) {
             return Err("unknown reference role");
         }
         let mut left = payloads;
@@ -269,13 +281,11 @@ pub(crate) enum Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// How many bytes the first entry of a payload run has, from its first [`Entry::HEAD_BYTES`].
-    pub(crate) fn length(head: [u8; ENTRY_HEAD_BYTES]) -> usize {
+    /// How many bytes an entry with this head has.
+    fn length(head: [u8; ENTRY_HEAD_BYTES]) -> usize {
         let length = u32::from_le_bytes(head[1..].try_into().expect("4"));
         ENTRY_HEAD_BYTES + length as usize
     }
-
-    pub(crate) const HEAD_BYTES: usize = ENTRY_HEAD_BYTES;
 
     /// Takes the first entry off a payload run.
     pub(crate) fn take(run: &mut &'a [u8]) -> Result<Self, &'static str> {
@@ -386,7 +396,7 @@ mod tests {
     #[test]
     fn a_changed_payload_breaks_its_commitment() {
         let payloads = Payloads::name(PayloadKind::Data, "hello");
-        for at in Entry::HEAD_BYTES..payloads.stored.len() {
+        for at in ENTRY_HEAD_BYTES..payloads.stored.len() {
             let mut changed = payloads.stored.clone();
             changed[at] ^= 1;
             let entry = Entry::take(&mut &changed[..]).unwrap();

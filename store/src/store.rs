@@ -301,8 +301,34 @@ impl Store {
         self.shared.damage.clone().or_else(|| tenant.index.read().damage.clone())
     }
 
-    fn reader<'a>(&'a self, tenant: &'a Tenant) -> Reader<'a> {
-        Reader { tenant: &tenant.shared, fragments: &self.shared.fragments }
+    /// Runs a reading where it may wait for the disk, or right here when it will not.
+    async fn reading<T: Send + 'static>(
+        &self,
+        tenant: &Tenant,
+        hot: bool,
+        read: impl FnOnce(Reader<'_>) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let (store, owned) = (self.clone(), tenant.clone());
+        let run =
+            move || read(Reader { tenant: &owned.shared, fragments: &store.shared.fragments });
+        let result = if hot {
+            run()
+        } else {
+            // A panic in there goes on here, as if it had not been another thread.
+            match tokio::task::spawn_blocking(run).await {
+                Ok(result) => result,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            }
+        };
+        // Damage that a read finds stops writes too.
+        if let Err(ReadError::Damaged(damage)) = &result {
+            tenant.shared.damaged(damage);
+        }
+        result
+    }
+
+    fn hot(&self, tenant: &Tenant, selection: &Selection) -> bool {
+        Reader { tenant: &tenant.shared, fragments: &self.shared.fragments }.hot(selection)
     }
 
     /// Reads events in a ready shape.
@@ -315,7 +341,8 @@ impl Store {
         selection: &Selection,
         shape: Shape,
     ) -> Result<Batch, ReadError> {
-        self.noting(tenant, self.reader(tenant).read(selection, shape))
+        let (hot, selection) = (self.hot(tenant, selection), selection.clone());
+        self.reading(tenant, hot, move |reader| reader.read(&selection, shape)).await
     }
 
     /// Reads events taken apart (for other formats), and where to resume. Same rules as [`Store::read`].
@@ -327,7 +354,8 @@ impl Store {
         tenant: &Tenant,
         selection: &Selection,
     ) -> Result<(Vec<StoredEvent>, Batch), ReadError> {
-        self.noting(tenant, self.reader(tenant).read_events(selection))
+        let (hot, selection) = (self.hot(tenant, selection), selection.clone());
+        self.reading(tenant, hot, move |reader| reader.read_events(&selection)).await
     }
 
     /// One record, with every hash checked.
@@ -339,7 +367,7 @@ impl Store {
         tenant: &Tenant,
         position: Position,
     ) -> Result<RecordView, ReadError> {
-        self.noting(tenant, self.reader(tenant).record(position))
+        self.reading(tenant, false, move |reader| reader.record(position)).await
     }
 
     /// One event; [`ReadError::NoRecord`] where the record is no event.
@@ -351,8 +379,9 @@ impl Store {
         tenant: &Tenant,
         position: Position,
     ) -> Result<StoredEvent, ReadError> {
-        let event = RecordReader::point().event(&tenant.shared, position.get());
-        self.noting(tenant, event)?.ok_or(ReadError::NoRecord)
+        let read =
+            move |reader: Reader<'_>| RecordReader::point().event(reader.tenant, position.get());
+        self.reading(tenant, false, read).await?.ok_or(ReadError::NoRecord)
     }
 
     /// A stream.
@@ -407,14 +436,6 @@ impl Store {
     /// Finishes what was accepted, writes the superblock, stops the node.
     pub async fn close(&self) {
         self.shared.node.close().await;
-    }
-
-    /// Damage that a read finds stops writes too.
-    fn noting<T>(&self, tenant: &Tenant, result: Result<T, ReadError>) -> Result<T, ReadError> {
-        if let Err(ReadError::Damaged(damage)) = &result {
-            tenant.shared.damaged(damage);
-        }
-        result
     }
 }
 

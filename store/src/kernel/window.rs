@@ -12,8 +12,6 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct OpWrites {
     pub(crate) op: u64,
-    /// Position of its first record.
-    pub(crate) first: u64,
     /// Position behind its last record.
     pub(crate) next: u64,
     /// Hash of its last record.
@@ -40,7 +38,6 @@ impl OpWrites {
     pub(crate) fn new(op: u64, next: u64, chain_head: Hash) -> Self {
         Self {
             op,
-            first: next,
             next,
             chain_head,
             streams: HashMap::new(),

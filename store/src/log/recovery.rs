@@ -32,7 +32,6 @@ const CHUNK_BYTES: usize = 4 << 20;
 
 /// One op as recovery hands it on: decoded, with each section checked or damaged.
 pub(crate) struct RecoveredOp<'a> {
-    pub(crate) header: &'a Header,
     pub(crate) segment: &'a Arc<Segment>,
     /// Where the frame begins in the segment.
     pub(crate) offset: u64,
@@ -211,7 +210,7 @@ impl Scan<'_> {
                     if sections.iter().any(|(_, r)| r.is_err())
                         && let Verdict::Torn = self.judge(&mut file, at, next, Some(&head))?.0
                     {
-                        return self.cut(&mut file, at);
+                        return Self::cut(&mut file, at);
                     }
                     let length = head.length as u64;
                     self.take(segment, at, &head, sections);
@@ -220,18 +219,16 @@ impl Scan<'_> {
                 _ => match self.judge(&mut file, at, next, None)? {
                     (Verdict::End, _) if next.is_none() => return Ok(at),
                     (Verdict::End, _) => return self.finish(folder, segment, at, next),
-                    (Verdict::Torn, _) => return self.cut(&mut file, at),
-                    (Verdict::Damaged(what), later) => match later {
-                        Some((resume, lost)) => {
-                            let damage = Damage { file: segment.name.clone(), offset: at, what };
-                            self.lose(lost, damage);
-                            at = resume;
-                        }
-                        None => {
-                            self.fail(segment, at, what);
-                            return Ok(at);
-                        }
-                    },
+                    (Verdict::Torn, _) => return Self::cut(&mut file, at),
+                    (Verdict::Damaged(what), Some((resume, lost))) => {
+                        let damage = Damage { file: segment.name.clone(), offset: at, what };
+                        self.lose(lost, damage);
+                        at = resume;
+                    }
+                    (Verdict::Damaged(what), None) => {
+                        self.fail(segment, at, what);
+                        return Ok(at);
+                    }
                 },
             }
         }
@@ -252,7 +249,7 @@ impl Scan<'_> {
         head: &FrameHead,
         sections: Vec<(Section, Result<SectionRuns, Damage>)>,
     ) {
-        self.visitor.op(RecoveredOp { header: &head.header, segment, offset, sections });
+        self.visitor.op(RecoveredOp { segment, offset, sections });
         self.identity = head.header.identity();
         self.tip = Some(head.header.clone());
     }
@@ -328,7 +325,7 @@ impl Scan<'_> {
     }
 
     /// Cuts a torn tail. It is invalid already and stays so at every moment of this, so zeros are enough.
-    fn cut(&self, file: &mut Chunks, at: u64) -> io::Result<u64> {
+    fn cut(file: &mut Chunks, at: u64) -> io::Result<u64> {
         tracing::info!(segment = file.segment.name, offset = at, "a torn write is cut");
         let segment = Arc::clone(&file.segment);
         let end = file.last_nonzero(at)?.map_or(at, |last| last + 1);

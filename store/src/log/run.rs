@@ -81,7 +81,7 @@ impl RunReader {
     /// The content of the block at `offset`, and how many bytes it takes in the segment.
     fn block(&mut self, kind: BlockKind, offset: u64) -> Result<(usize, &[u8]), ReadError> {
         let slot = kind as usize - 1;
-        if !self.checked[slot].as_ref().is_some_and(|(at, ..)| *at == offset) {
+        if self.checked[slot].as_ref().is_none_or(|(at, ..)| *at != offset) {
             self.fill(offset, BLOCK_HEAD_BYTES)?;
             let head = BlockHead::decode(self.bytes(offset));
             let head = head.map_err(|what| self.damage(offset, what))?;

@@ -107,11 +107,6 @@ impl<R> Machine<R> {
         self.windows.entry(tenant).or_insert_with(|| TenantWindow::new(next, chain_head));
     }
 
-    /// The last committed op.
-    pub(crate) fn commit(&self) -> Op {
-        self.replica.commit()
-    }
-
     /// No further command should join the op being built.
     pub(crate) fn full(&self) -> bool {
         self.building_records >= OP_RECORDS_MAX || self.building_bytes >= OP_BYTES_TARGET

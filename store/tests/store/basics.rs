@@ -268,11 +268,13 @@ async fn positions(
     }
 }
 
+type Check = Box<dyn Fn(u64) -> bool>;
+
 #[tokio::test]
 async fn filters_find_what_a_look_at_every_event_finds() {
     let folder = tempfile::tempdir().unwrap();
     let (store, tenant) = open(folder.path()).await;
-    let at = |i: u64| Timestamp::from_micros(i as i64 * 1_000_000).unwrap();
+    let at = |i: u64| Timestamp::from_micros(i.cast_signed() * 1_000_000).unwrap();
     let mut times = Vec::new();
     for i in 0..600_u64 {
         let mut new = tagged(&format!("t-{}", i % 3), &[]);
@@ -288,7 +290,6 @@ async fn filters_find_what_a_look_at_every_event_finds() {
     }
     let types = |names: &[&str]| names.iter().map(|n| EventType::new(n).unwrap()).collect();
     let tags = |names: &[&str]| names.iter().map(|n| Tag::new(n).unwrap()).collect();
-    type Check = Box<dyn Fn(u64) -> bool>;
     let f = Filter::default;
     let cases: Vec<(Filter, Check)> = vec![
         (f(), Box::new(|_| true)),
