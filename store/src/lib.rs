@@ -17,6 +17,9 @@ mod fragment;
 mod index;
 mod kernel;
 mod log;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod measure;
 mod node;
 mod reader;
 mod record;
