@@ -15,6 +15,8 @@ const REFERENCE_BYTES: usize = 17;
 const PAYLOAD_HEAD_BYTES: usize = 35;
 const PAIR_BYTES: usize = 24;
 const SALT_BYTES: usize = 16;
+/// Stream, type, actor, and eight subjects.
+const REFERENCES_MAX: u8 = 11;
 /// State and length before a payload's stored bytes.
 const ENTRY_HEAD_BYTES: usize = 5;
 
@@ -222,8 +224,12 @@ impl<'a> Leaf<'a> {
         let references = usize::from(fixed[2]) * REFERENCE_BYTES;
         let (references, payloads) =
             rest.split_at_checked(references).ok_or("a leaf is too short")?;
-        if references.chunks_exact(REFERENCE_BYTES).any(|r| Role::from_byte(r[0]).is_none()) {
-            return Err("unknown reference role");
+        if fixed[2] > REFERENCES_MAX || fixed[3] > PayloadKind::Row as u8 {
+            return Err("a leaf has too many parts");
+        }
+        let roles = references.chunks_exact(REFERENCE_BYTES).map(|r| Role::from_byte(r[0]));
+        if !roles.clone().all(|r| r.is_some()) || !roles.is_sorted() {
+            return Err("references do not ascend by role");
         }
         let mut left = payloads;
         let mut last = 0;
@@ -369,6 +375,13 @@ mod tests {
             assert!(Leaf::decode(&bytes[..n]).is_err(), "{n} bytes");
         }
         assert!(Leaf::decode(&[&bytes[..], &[0]].concat()).is_err());
+    }
+
+    #[test]
+    fn references_out_of_order_are_refused() {
+        let (mut bytes, _) = sample();
+        (bytes[36], bytes[53]) = (Role::Type as u8, Role::Stream as u8);
+        assert_eq!(Leaf::decode(&bytes).err(), Some("references do not ascend by role"));
     }
 
     #[test]

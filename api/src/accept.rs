@@ -1,0 +1,93 @@
+//! Which format an answer has, by `Accept`.
+
+use axum::http::{HeaderMap, header};
+
+use crate::problem::{Code, Problem};
+
+/// A format that events can be read in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// `application/json`: a page.
+    Json,
+    /// `application/x-ndjson`: the whole range.
+    Ndjson,
+    /// `text/event-stream`: the whole range, then live.
+    Sse,
+    /// `application/cloudevents-batch+json`: a page.
+    CloudEvents,
+}
+
+const FORMATS: [(Format, &str); 4] = [
+    (Format::Json, "application/json"),
+    (Format::Ndjson, "application/x-ndjson"),
+    (Format::Sse, "text/event-stream"),
+    (Format::CloudEvents, "application/cloudevents-batch+json"),
+];
+
+impl Format {
+    /// The best that the caller accepts; JSON where it does not say.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let mut best: Option<(Self, f32)> = None;
+        let mut said = false;
+        let sent = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
+        for range in sent.flat_map(|v| v.split(',')).map(str::trim).filter(|r| !r.is_empty()) {
+            said = true;
+            let (kind, parameters) = range.split_once(';').unwrap_or((range, ""));
+            let weight = quality(parameters);
+            let format = matching(kind.trim());
+            if let Some(format) = format
+                && weight > 0.0
+                && best.is_none_or(|(_, before)| weight > before)
+            {
+                best = Some((format, weight));
+            }
+        }
+        match best {
+            Some((format, _)) => Ok(format),
+            None if !said => Ok(Self::Json),
+            None => {
+                let detail = "Accept one of application/json, application/x-ndjson, text/event-stream and \
+                              application/cloudevents-batch+json.";
+                Err(Problem::new(Code::NotAcceptable, detail))
+            }
+        }
+    }
+}
+
+fn matching(range: &str) -> Option<Format> {
+    if range == "*/*" || range.eq_ignore_ascii_case("application/*") {
+        return Some(Format::Json);
+    }
+    FORMATS.iter().find(|(_, name)| range.eq_ignore_ascii_case(name)).map(|(format, _)| *format)
+}
+
+/// `q`; 1 where it is not given, 0 where it is no number.
+fn quality(parameters: &str) -> f32 {
+    let given = parameters
+        .split(';')
+        .map(str::trim)
+        .find_map(|p| p.strip_prefix("q=").or(p.strip_prefix("Q=")));
+    given.map_or(1.0, |q| q.parse().unwrap_or(0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_heaviest_known_format_wins_and_the_first_of_equals() {
+        let of = |accept: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            Format::of(&headers).ok()
+        };
+        assert_eq!(Format::of(&HeaderMap::new()).ok(), Some(Format::Json));
+        assert_eq!(of("*/*"), Some(Format::Json));
+        assert_eq!(of("text/event-stream"), Some(Format::Sse));
+        assert_eq!(of("text/html, application/x-ndjson;q=0.5, */*;q=0.1"), Some(Format::Ndjson));
+        assert_eq!(of("application/json;q=0.2, text/event-stream"), Some(Format::Sse));
+        assert_eq!(of("text/event-stream, application/json"), Some(Format::Sse));
+        assert_eq!(of("text/html"), None);
+        assert_eq!(of("application/json;q=0"), None);
+    }
+}

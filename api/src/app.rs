@@ -1,0 +1,142 @@
+//! What every request needs, and the routes.
+
+use std::{fmt, sync::Arc};
+
+use axum::{
+    Router,
+    extract::Request,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use kimberlite_store::{
+    Store, Tenant,
+    words::{Actor, TenantName},
+};
+use tokio::sync::watch;
+
+use crate::{
+    body::BodyBudget,
+    config::Config,
+    docs,
+    links::LinkKey,
+    metrics::Metrics,
+    observe, openapi,
+    problem::{Code, Problem},
+};
+
+/// Shared by all requests.
+pub struct App {
+    pub(crate) store: Store,
+    pub(crate) tenant: Tenant,
+    pub(crate) tenant_name: TenantName,
+    /// Who a loopback caller without credentials is.
+    pub(crate) actor: Actor,
+    pub(crate) config: Config,
+    pub(crate) metrics: Metrics,
+    pub(crate) links: LinkKey,
+    pub(crate) bodies: BodyBudget,
+    /// Turns true once, when the server stops.
+    pub(crate) draining: watch::Sender<bool>,
+    /// The OpenAPI document.
+    pub(crate) document: serde_json::Value,
+    pub(crate) document_json: Bytes,
+}
+
+impl App {
+    /// For one store and one tenant of it, which requests without credentials act in.
+    pub fn new(
+        store: Store,
+        tenant: Tenant,
+        tenant_name: TenantName,
+        actor: Actor,
+        config: Config,
+    ) -> Arc<Self> {
+        let document = openapi::document();
+        let json = serde_json::to_string_pretty(&document).expect("documents serialise");
+        Arc::new(Self {
+            metrics: Metrics::new(store.clone()),
+            store,
+            tenant,
+            tenant_name,
+            actor,
+            config,
+            links: LinkKey::random(),
+            bodies: BodyBudget::default(),
+            draining: watch::Sender::new(false),
+            document,
+            document_json: json.into(),
+        })
+    }
+
+    /// Tells followers and readiness that the server stops.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+}
+
+/// Every route, behind the one pass that all requests take.
+pub fn router(app: &Arc<App>) -> Router {
+    let (router, _) = openapi::routes().split_for_parts();
+    router
+        .merge(docs::pages())
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(app), observe::observe))
+        .with_state(Arc::clone(app))
+}
+
+async fn unknown_path(request: Request) -> Response {
+    let path = request.uri().path();
+    let api = path == "/v1" || path.starts_with("/v1/") || path.starts_with("/health/");
+    if api || !accepts_html(request.headers()) {
+        return Problem::new(Code::NotFound, "The paths of this server are listed under /docs.")
+            .into_response();
+    }
+    docs::not_found()
+}
+
+fn accepts_html(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or("*/*");
+    ["text/html", "text/*", "*/*"].iter().any(|html| accept.contains(html))
+}
+
+async fn unknown_method() -> Response {
+    // The router adds the Allow header to this answer.
+    Problem::new(Code::MethodNotAllowed, "The Allow header lists the methods that the path takes.")
+        .into_response()
+}
+
+/// Identifies one request in answers and in the server's log (W3C trace context).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TraceId(u128);
+
+impl TraceId {
+    /// Of a request that has not been read.
+    pub(crate) fn random() -> Self {
+        Self(rand::random())
+    }
+
+    /// The caller's, where it sent a valid `traceparent`; a random one otherwise.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let sent = headers.get("traceparent").and_then(|value| {
+            let (version, rest) = value.to_str().ok()?.split_once('-')?;
+            let id = rest.get(..32)?;
+            let id = id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).then_some(id)?;
+            (version == "00" && rest.as_bytes().get(32) == Some(&b'-')).then_some(())?;
+            u128::from_str_radix(id, 16).ok().filter(|id| *id != 0)
+        });
+        Self(sent.unwrap_or_else(rand::random))
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// An answer without a body.
+pub(crate) fn empty(status: StatusCode) -> Response {
+    status.into_response()
+}

@@ -1,0 +1,292 @@
+//! Request bodies: content types, decompression, size, time.
+
+use std::{
+    io::Write as _,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, header},
+};
+use bytes::{Buf as _, Bytes, BytesMut};
+use flate2::write::MultiGzDecoder;
+use http_body_util::BodyExt as _;
+use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, Operation as _};
+
+use crate::{
+    app::App,
+    limits::{
+        BODIES_BYTES_MAX, DRAIN_BYTES_MAX, INFLATE_STEP_BYTES, REQUEST_BYTES_MAX,
+        ZSTD_WINDOW_LOG_MAX,
+    },
+    problem::{Code, Problem},
+};
+
+/// Bodies up to this size are held without being counted.
+const UNCOUNTED_BYTES: usize = 64 << 10;
+
+/// A content type that some path takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// `application/json`
+    Json,
+    /// `application/x-ndjson`
+    Ndjson,
+    /// `application/cloudevents+json`
+    CloudEvent,
+    /// `application/cloudevents-batch+json`
+    CloudEvents,
+}
+
+impl Content {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Ndjson => "application/x-ndjson",
+            Self::CloudEvent => "application/cloudevents+json",
+            Self::CloudEvents => "application/cloudevents-batch+json",
+        }
+    }
+
+    /// Which of `taken` the body is.
+    pub(crate) fn of(headers: &HeaderMap, taken: &[Self]) -> Result<Self, Problem> {
+        let sent =
+            headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let (kind, parameters) = sent.split_once(';').unwrap_or((sent, ""));
+        let utf8 = parameters.split(';').map(str::trim).all(|p| {
+            !p.get(..8).is_some_and(|name| name.eq_ignore_ascii_case("charset="))
+                || p[8..].trim_matches('"').eq_ignore_ascii_case("utf-8")
+        });
+        let found = taken.iter().find(|c| kind.trim().eq_ignore_ascii_case(c.name()));
+        found.copied().filter(|_| utf8).ok_or_else(|| {
+            let names: Vec<_> = taken.iter().map(|c| c.name()).collect();
+            Problem::new(
+                Code::ContentTypeUnsupported,
+                format!("This path takes {} in UTF-8.", names.join(", ")),
+            )
+        })
+    }
+}
+
+/// How many bytes of bodies are held at this moment.
+#[derive(Default)]
+pub(crate) struct BodyBudget(AtomicUsize);
+
+/// Bytes counted for one body.
+struct Held<'a> {
+    budget: &'a BodyBudget,
+    bytes: usize,
+}
+
+impl Held<'_> {
+    fn grow_to(&mut self, bytes: usize) -> Result<(), Problem> {
+        if bytes <= UNCOUNTED_BYTES || bytes <= self.bytes {
+            return Ok(());
+        }
+        let more = bytes - self.bytes;
+        let before = self.budget.0.fetch_add(more, Ordering::Relaxed);
+        self.bytes = bytes;
+        if before + more > BODIES_BYTES_MAX {
+            return Err(Problem::new(Code::Overloaded, "Too many large bodies at one time."));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Reads a whole body: decompressed, bounded in size and time.
+pub(crate) async fn whole(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    let inflate = Inflate::of(headers)?;
+    let announced =
+        headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    let mut body = body;
+    let over = announced.is_some_and(|bytes| bytes > REQUEST_BYTES_MAX);
+    let gathered = if over {
+        Err(too_large())
+    } else {
+        let gather = gather(app, inflate, &mut body, announced.unwrap_or_default());
+        tokio::time::timeout(app.config.body_timeout, gather).await.unwrap_or_else(|_| Err(late()))
+    };
+    // Whoever waits for a 100 before sending gets the answer instead.
+    let waits = headers.contains_key(header::EXPECT) && over;
+    if !waits && gathered.as_ref().is_err_and(|p| p.code() == Code::RequestTooLarge) {
+        drain(app, &mut body).await;
+    }
+    gathered
+}
+
+async fn gather(
+    app: &App,
+    mut inflate: Inflate,
+    body: &mut Body,
+    announced: usize,
+) -> Result<Bytes, Problem> {
+    let mut held = Held { budget: &app.bodies, bytes: 0 };
+    let Some(first) = next_data(body).await? else { return inflate.finish(BytesMut::new()) };
+    // Most bodies come in one piece, which needs no copy.
+    if matches!(inflate, Inflate::Plain) && first.len() == announced {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(announced.min(UNCOUNTED_BYTES));
+    let mut piece = Some(first);
+    while let Some(mut input) = piece {
+        loop {
+            let more = inflate.step(&mut input, &mut whole)?;
+            if whole.len() > REQUEST_BYTES_MAX {
+                return Err(too_large());
+            }
+            held.grow_to(whole.len())?;
+            if !more {
+                break;
+            }
+        }
+        piece = next_data(body).await?;
+    }
+    let whole = inflate.finish(whole)?;
+    if whole.len() > REQUEST_BYTES_MAX { Err(too_large()) } else { Ok(whole) }
+}
+
+/// The next piece of a body; `None` at its end.
+pub(crate) async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Problem> {
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            Problem::new(Code::MalformedRequest, "The body broke off before its end.")
+        })?;
+        if let Ok(data) = frame.into_data()
+            && !data.is_empty()
+        {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
+}
+
+/// Takes what a caller still sends before it reads its answer, within bounds.
+pub(crate) async fn drain(app: &App, body: &mut Body) {
+    let take = async {
+        let mut left = DRAIN_BYTES_MAX;
+        while let Ok(Some(data)) = next_data(body).await {
+            left = left.saturating_sub(data.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whoever is slower loses the answer with the connection.
+    let _ = tokio::time::timeout(app.config.body_timeout, take).await;
+}
+
+/// A body that took too long.
+pub(crate) fn late() -> Problem {
+    Problem::new(Code::BodyTimeout, "Send the body faster, or raise http.body_timeout_ms.")
+}
+
+fn too_large() -> Problem {
+    Problem::new(
+        Code::RequestTooLarge,
+        format!("A body has at most {REQUEST_BYTES_MAX} bytes, decompressed."),
+    )
+}
+
+/// Undoes a Content-Encoding, a bounded step at a time.
+pub(crate) enum Inflate {
+    /// There is none.
+    Plain,
+    /// gzip (RFC 1952), one or several members.
+    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
+    /// zstd (RFC 8878), one or several frames.
+    Zstd {
+        /// Holds the window.
+        decoder: ZstdDecoder<'static>,
+        /// The last frame has ended.
+        ended: bool,
+    },
+}
+
+impl Inflate {
+    /// For a request's Content-Encoding.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let Some(coding) = headers.get(header::CONTENT_ENCODING) else { return Ok(Self::Plain) };
+        let one = headers.get_all(header::CONTENT_ENCODING).iter().count() == 1;
+        match coding.to_str().map(|c| c.trim().to_ascii_lowercase()).as_deref() {
+            Ok("identity") if one => Ok(Self::Plain),
+            Ok("gzip" | "x-gzip") if one => {
+                Ok(Self::Gzip(Box::new(MultiGzDecoder::new(Vec::new()))))
+            }
+            Ok("zstd") if one => {
+                let make = || {
+                    let mut decoder = ZstdDecoder::new()?;
+                    decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))?;
+                    Ok(Self::Zstd { decoder, ended: false })
+                };
+                make().map_err(|e: std::io::Error| Problem::internal(format!("zstd: {e}")))
+            }
+            _ => Err(Problem::new(
+                Code::ContentEncodingUnsupported,
+                "Send the body as it is, or as gzip or zstd.",
+            )),
+        }
+    }
+
+    /// Takes some of `input` and adds what it yields to `out`, about [`INFLATE_STEP_BYTES`] at most unless plain.
+    /// True while there is more to come without further input.
+    pub(crate) fn step(&mut self, input: &mut Bytes, out: &mut BytesMut) -> Result<bool, Problem> {
+        match self {
+            Self::Plain => {
+                out.extend_from_slice(input);
+                input.clear();
+                Ok(false)
+            }
+            Self::Gzip(decoder) => {
+                let taken = decoder.write(input).map_err(|e| broken(&e))?;
+                input.advance(taken);
+                if input.is_empty() {
+                    // What is left inside after the last input is at most two windows.
+                    decoder.flush().map_err(|e| broken(&e))?;
+                }
+                out.extend_from_slice(decoder.get_ref());
+                decoder.get_mut().clear();
+                Ok(!input.is_empty())
+            }
+            Self::Zstd { decoder, ended } => {
+                if *ended && !input.is_empty() {
+                    decoder.reinit().map_err(|e| broken(&e))?;
+                    *ended = false;
+                }
+                let before = out.len();
+                out.resize(before + INFLATE_STEP_BYTES, 0);
+                let status =
+                    decoder.run_on_buffers(input, &mut out[before..]).map_err(|e| broken(&e))?;
+                out.truncate(before + status.bytes_written);
+                input.advance(status.bytes_read);
+                *ended = status.remaining == 0;
+                Ok(!input.is_empty() || status.bytes_written == INFLATE_STEP_BYTES)
+            }
+        }
+    }
+
+    /// All of the body has come: adds what is left, and checks that nothing is missing.
+    pub(crate) fn finish(self, mut out: BytesMut) -> Result<Bytes, Problem> {
+        match self {
+            Self::Plain | Self::Zstd { ended: true, .. } => {}
+            Self::Gzip(mut decoder) => {
+                decoder.try_finish().map_err(|e| broken(&e))?;
+                out.extend_from_slice(decoder.get_ref());
+            }
+            Self::Zstd { ended: false, .. } => {
+                return Err(Problem::new(Code::InvalidEncoding, "The zstd body is cut off."));
+            }
+        }
+        Ok(out.freeze())
+    }
+}
+
+fn broken(error: &std::io::Error) -> Problem {
+    Problem::new(Code::InvalidEncoding, format!("The body cannot be decompressed: {error}."))
+}

@@ -1,0 +1,53 @@
+//! `kimberlite dev`: the server for one's own machine.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+use tokio::runtime::Runtime;
+
+use crate::server::{self, ServeError, ServerArgs};
+
+/// Start a server for this machine alone: everything on, a ready tenant `dev`, no credentials needed.
+#[derive(Debug, Args)]
+pub(super) struct DevArgs {
+    /// Where to listen; a loopback address.
+    #[arg(
+        long,
+        env = "KIMBERLITE_LISTEN",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:7070"
+    )]
+    listen: SocketAddr,
+    /// The folder that keeps the log; made if it is not there.
+    #[arg(
+        long,
+        env = "KIMBERLITE_DATA",
+        value_name = "FOLDER",
+        default_value = "./kimberlite-data"
+    )]
+    data: PathBuf,
+    /// Keep everything in a temporary folder that goes with the process.
+    #[arg(long, conflicts_with = "data")]
+    ephemeral: bool,
+}
+
+/// Why the server did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DevError {
+    /// No threads to run on.
+    #[error("cannot start: {0}")]
+    Start(#[source] io::Error),
+    /// The server's own reason.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// Serves until the process is told to stop.
+///
+/// # Errors
+/// See [`DevError`].
+pub(super) fn run(args: DevArgs) -> Result<(), DevError> {
+    let DevArgs { listen, data, ephemeral } = args;
+    let runtime = Runtime::new().map_err(DevError::Start)?;
+    Ok(runtime.block_on(server::run(ServerArgs { listen, data, ephemeral }))?)
+}

@@ -1,0 +1,287 @@
+//! What the JSON grammar allows and we do not: unbounded depth, an object with a key twice, half a surrogate pair.
+//!
+//! Readers disagree about the last two (first or last value; replacement, error or garbage), so one party could be
+//! shown other data than another. They are refused before they are stored.
+
+use std::{borrow::Cow, collections::HashSet};
+
+use kimberlite_store::limits::JSON_DEPTH_MAX;
+use memchr::memchr2;
+use serde::Deserialize;
+use serde_path_to_error::Segment;
+
+use crate::problem::{Code, FieldError, Problem};
+
+/// Objects up to so many keys compare each new key with those before it; larger ones hash them.
+const SMALL_OBJECT_KEYS: usize = 16;
+
+/// Parses a body. The grammar is checked for all of it, the form of what `T` names; the rest by [`check`].
+pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    let text = std::str::from_utf8(body).map_err(|e| {
+        let detail = format!("is not UTF-8 at byte {}", e.valid_up_to());
+        Problem::at(Code::MalformedJson, "", detail)
+    })?;
+    serde_json::from_str(text).map_err(|error| explain::<T>(text, &error))
+}
+
+/// Parses again, slowly, to say where it went wrong.
+fn explain<'a, T: Deserialize<'a>>(text: &'a str, error: &serde_json::Error) -> Problem {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let traced = serde_path_to_error::deserialize::<_, T>(&mut deserializer);
+    let pointer = traced.as_ref().err().map(|e| pointer(e.path())).unwrap_or_default();
+    if !error.is_data() {
+        let place = format!("line {} column {}", error.line(), error.column());
+        return Problem::at(
+            Code::MalformedJson,
+            pointer,
+            format!("is not JSON ({place}): {}", said(error)),
+        );
+    }
+    let said = said(error);
+    let key = said.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    if let Some((twice, _)) =
+        said.strip_prefix("duplicate field `").and_then(|rest| rest.split_once('`'))
+    {
+        // The grammar allows it; we refuse it as we do inside of data.
+        return Problem::at(
+            Code::MalformedJson,
+            pointer,
+            format!("holds an object with the key {twice:?} twice"),
+        );
+    }
+    match key {
+        Some((key, _)) => {
+            // The path leads up to the key, or to the object that holds it.
+            let key = format!("/{}", escape(key));
+            let whole = if pointer.ends_with(&key) { pointer } else { pointer + &key };
+            Problem::at(Code::InvalidBody, whole, "is not known here")
+        }
+        None => Problem::at(Code::InvalidBody, pointer, said),
+    }
+}
+
+/// The error without the place that serde adds to it.
+fn said(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rfind(" at line ").map_or(text.clone(), |at| text[..at].to_owned())
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    let segments = path.iter().map(|segment| match segment {
+        Segment::Seq { index } => format!("/{index}"),
+        Segment::Map { key } | Segment::Enum { variant: key } => format!("/{}", escape(key)),
+        Segment::Unknown => String::new(),
+    });
+    segments.collect()
+}
+
+/// A key as a part of a JSON pointer (RFC 6901).
+fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+/// What a JSON text does that we do not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Deeper than [`JSON_DEPTH_MAX`].
+    TooDeep,
+    /// An object has this key twice.
+    DuplicateKey(String),
+    /// Half a surrogate pair, at this byte.
+    LoneSurrogate(usize),
+}
+
+impl Fault {
+    /// As a place in the body.
+    pub(crate) fn at(self, pointer: String) -> (Code, FieldError) {
+        match self {
+            Self::TooDeep => {
+                let detail = format!("is nested deeper than {JSON_DEPTH_MAX} levels");
+                (Code::LimitExceeded, FieldError::at(pointer, detail))
+            }
+            Self::DuplicateKey(key) => {
+                let detail = format!("holds an object with the key {key:?} twice");
+                (Code::MalformedJson, FieldError::at(pointer, detail))
+            }
+            Self::LoneSurrogate(at) => {
+                let detail = format!("holds half a surrogate pair at byte {at}");
+                (Code::MalformedJson, FieldError::at(pointer, detail))
+            }
+        }
+    }
+}
+
+/// An array or object that is open.
+struct Open<'a> {
+    /// `None` in an array.
+    keys: Option<Keys<'a>>,
+}
+
+enum Keys<'a> {
+    /// They stand from here on in the shared list.
+    Few(usize),
+    Many(HashSet<Cow<'a, str>>),
+}
+
+/// Checks one JSON value whose grammar is known to hold.
+pub(crate) fn check(text: &str) -> Result<(), Fault> {
+    let bytes = text.as_bytes();
+    let mut open: Vec<Open<'_>> = Vec::new();
+    let mut few: Vec<Cow<'_, str>> = Vec::new();
+    let mut key_next = false;
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => {
+                let (end, escaped) = string_end(bytes, at + 1)?;
+                if key_next {
+                    key_next = false;
+                    let key = key(&text[at..=end], escaped);
+                    let top = open.last_mut().expect("a key stands in an object");
+                    add_key(top.keys.as_mut().expect("an object"), &mut few, key)?;
+                }
+                at = end;
+            }
+            b'{' | b'[' => {
+                if open.len() == JSON_DEPTH_MAX {
+                    return Err(Fault::TooDeep);
+                }
+                key_next = *byte == b'{';
+                open.push(Open { keys: key_next.then_some(Keys::Few(few.len())) });
+            }
+            b'}' | b']' => {
+                if let Some(Open { keys: Some(Keys::Few(from)) }) = open.pop() {
+                    few.truncate(from);
+                }
+                key_next = false;
+            }
+            b',' => key_next = open.last().is_some_and(|o| o.keys.is_some()),
+            _ => {}
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
+fn key(quoted: &str, escaped: bool) -> Cow<'_, str> {
+    if escaped {
+        Cow::Owned(serde_json::from_str(quoted).expect("checked escapes"))
+    } else {
+        Cow::Borrowed(&quoted[1..quoted.len() - 1])
+    }
+}
+
+fn add_key<'a>(
+    keys: &mut Keys<'a>,
+    few: &mut Vec<Cow<'a, str>>,
+    key: Cow<'a, str>,
+) -> Result<(), Fault> {
+    match keys {
+        Keys::Few(from) if few[*from..].contains(&key) => {
+            Err(Fault::DuplicateKey(key.into_owned()))
+        }
+        Keys::Few(from) if few.len() - *from == SMALL_OBJECT_KEYS => {
+            let mut many: HashSet<_> = few.drain(*from..).collect();
+            many.insert(key);
+            *keys = Keys::Many(many);
+            Ok(())
+        }
+        Keys::Few(_) => {
+            few.push(key);
+            Ok(())
+        }
+        Keys::Many(many) => match many.replace(key) {
+            Some(twice) => Err(Fault::DuplicateKey(twice.into_owned())),
+            None => Ok(()),
+        },
+    }
+}
+
+/// Where the string that begins at `at` has its closing quote, and whether it holds escapes.
+fn string_end(bytes: &[u8], mut at: usize) -> Result<(usize, bool), Fault> {
+    let mut escaped = false;
+    loop {
+        at += memchr2(b'"', b'\\', &bytes[at..]).expect("a string ends");
+        if bytes[at] == b'"' {
+            return Ok((at, escaped));
+        }
+        escaped = true;
+        if bytes[at + 1] != b'u' {
+            at += 2;
+            continue;
+        }
+        match unit(bytes, at) {
+            Some(0xD800..=0xDBFF) if matches!(unit(bytes, at + 6), Some(0xDC00..=0xDFFF)) => {
+                at += 12;
+            }
+            Some(0xD800..=0xDFFF) => return Err(Fault::LoneSurrogate(at)),
+            _ => at += 6,
+        }
+    }
+}
+
+/// The UTF-16 unit of the escape `\uXXXX` at `at`, where there is one.
+fn unit(bytes: &[u8], at: usize) -> Option<u16> {
+    let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_take_passes() {
+        let wide: Vec<String> = (0..100).map(|n| format!("\"k{n}\":[{n}]")).collect();
+        let deep = format!("{}1{}", "[".repeat(JSON_DEPTH_MAX), "]".repeat(JSON_DEPTH_MAX));
+        for text in [
+            "null",
+            "1e400",
+            "\"a,b{\\\"[\"",
+            "[]",
+            "{}",
+            r#"{"a":{"a":{"a":1}},"b":[{"a":1},{"a":2}]}"#,
+            r#"{"a":"b","b":"a"}"#,
+            r#"["\ud83d\ude00", "\\ud800", "\u0061"]"#,
+            r#"{"":1," ":2}"#,
+            &deep,
+            &format!("{{{}}}", wide.join(",")),
+            r#"[{"a":1},{"a":1}]"#,
+            r#"{"a":"\\","b":"\""}"#,
+        ] {
+            let _: &serde_json::value::RawValue = serde_json::from_str(text).unwrap();
+            assert_eq!(check(text), Ok(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_we_refuse_is_found_wherever_it_stands() {
+        let key = |k: &str| Err(Fault::DuplicateKey(k.to_owned()));
+        assert_eq!(check(r#"{"a":1,"a":2}"#), key("a"));
+        assert_eq!(check(r#"{"a":1,"\u0061":2}"#), key("a"));
+        assert_eq!(check(r#"[{"x":{"a":[1,{}],"b":{"c":1,"c":1}}}]"#), key("c"));
+        assert_eq!(check(r#"{"o":{"p":1},"q":{"p":1},"o":0}"#), key("o"));
+        let mut wide: Vec<String> = (0..100).map(|n| format!("\"k{n}\":{{\"a\":1}}")).collect();
+        wide.push("\"k0\":0".to_owned());
+        assert_eq!(check(&format!("{{{}}}", wide.join(","))), key("k0"));
+        for (text, at) in [
+            (r#""\ud800""#, 1),
+            (r#""\udc00""#, 1),
+            (r#""\ud800\ud800\udc00""#, 1),
+            (r#""x\ud800\n""#, 2),
+            (r#"{"\udfff":1}"#, 2),
+            (r#""\ud83d\ude00\uDEAD""#, 13),
+        ] {
+            assert_eq!(check(text), Err(Fault::LoneSurrogate(at)), "{text}");
+        }
+        let deep = JSON_DEPTH_MAX + 1;
+        assert_eq!(
+            check(&format!("{}{}", "[".repeat(deep), "]".repeat(deep))),
+            Err(Fault::TooDeep)
+        );
+        assert_eq!(
+            check(&format!("{}1{}", "{\"a\":".repeat(deep), "}".repeat(deep))),
+            Err(Fault::TooDeep)
+        );
+    }
+}

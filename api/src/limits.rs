@@ -1,0 +1,34 @@
+//! Every limit of the HTTP surface, with its unit. What is over a limit is refused, never cut.
+//!
+//! Limits of events, names and pages are the store's: `kimberlite_store::limits`.
+
+/// Bytes of a request body, after decompression (the bulk door has none: it is bounded line by line).
+pub const REQUEST_BYTES_MAX: usize = 16 << 20;
+/// Bytes of all request bodies that are being held at one time.
+pub const BODIES_BYTES_MAX: usize = 256 << 20;
+/// Bytes of a refused body that are read and dropped, so that its sender gets to read the answer.
+pub const DRAIN_BYTES_MAX: usize = 64 << 20;
+/// Lines of one durable batch of the bulk door.
+pub const BULK_BATCH_LINES_MAX: usize = kimberlite_store::limits::EVENTS_MAX;
+/// Bytes of lines after which a batch of the bulk door is full.
+pub const BULK_BATCH_BYTES: usize = 1 << 20;
+/// Bytes of one line of the bulk door: the largest event and its envelope.
+pub const BULK_LINE_BYTES_MAX: usize = 2 << 20;
+/// Bytes that decompression puts out at a time.
+pub const INFLATE_STEP_BYTES: usize = 64 << 10;
+/// Base-2 logarithm of the largest window that a zstd body may ask for (8 MiB).
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+/// Events of a page where the request names no `limit`.
+pub const PAGE_EVENTS: usize = 100;
+/// Values of one repeatable query parameter.
+pub const FILTER_VALUES_MAX: usize = 32;
+/// Events that a follower takes from the log at a time.
+pub const FOLLOW_BATCH_EVENTS: usize = 256;
+/// Seconds that a signed link may live.
+pub const LINK_TTL_S_MAX: u64 = 3600;
+/// Seconds that a signed link lives where the request names none.
+pub const LINK_TTL_S: u64 = 300;
+/// Bytes of a path that a link may be made for.
+pub const LINK_PATH_BYTES_MAX: usize = 4096;
+/// HTTP/2 requests in flight on one connection.
+pub const H2_STREAMS_MAX: u32 = 256;

@@ -1,0 +1,231 @@
+//! Prometheus metrics. Labels are route templates, methods and statuses: never paths or names.
+
+use std::{
+    fmt::{self, Write as _},
+    hash::{Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64},
+    },
+    time::Duration,
+};
+
+use axum::{
+    extract::{MatchedPath, State},
+    http::{HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use kimberlite_store::{Store, limits::IDEMPOTENCY_WINDOW_US};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{
+        DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, text,
+    },
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::app::App;
+
+/// Seconds, from well below a sync to far beyond patience.
+const LATENCY_BUCKETS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+
+type Latency = Family<RouteLabels, Histogram, fn() -> Histogram>;
+
+/// All that is counted here, and the registry that shows it.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    latency: Latency,
+    append: Histogram,
+    events: Counter,
+    followers: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: Route,
+    method: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: Route,
+    method: &'static str,
+}
+
+/// A route's template; nothing where no route matched.
+#[derive(Clone, Debug)]
+struct Route(Option<MatchedPath>);
+
+impl Route {
+    fn as_str(&self) -> &str {
+        self.0.as_ref().map_or("unmatched", MatchedPath::as_str)
+    }
+}
+
+impl PartialEq for Route {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Route {}
+
+impl Hash for Route {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl EncodeLabelValue for Route {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(self.as_str())
+    }
+}
+
+/// A follower, counted while it lives.
+pub(crate) struct Follower(Gauge);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new(store: Store) -> Self {
+        let mut registry = Registry::with_prefix("kimberlite");
+        let histogram: fn() -> Histogram = || Histogram::new(LATENCY_BUCKETS);
+        let latency = Latency::new_with_constructor(histogram);
+        let (requests, append) = (Family::default(), histogram());
+        let (events, followers) =
+            (Counter::<u64, AtomicU64>::default(), Gauge::<i64, AtomicI64>::default());
+        registry.register("http_requests", "Requests answered", requests.clone());
+        registry.register_with_unit(
+            "http_request_duration",
+            "Time until the head of the answer",
+            Unit::Seconds,
+            latency.clone(),
+        );
+        registry.register_with_unit(
+            "append_duration",
+            "Time until an append is durable",
+            Unit::Seconds,
+            append.clone(),
+        );
+        registry.register("events_appended", "Events appended over HTTP", events.clone());
+        registry.register("followers", "Open SSE connections", followers.clone());
+        registry.register_collector(Box::new(StoreFigures(store)));
+        Self { registry, requests, latency, append, events, followers }
+    }
+
+    /// Counts one answered request.
+    pub(crate) fn request(
+        &self,
+        route: Option<&MatchedPath>,
+        method: &Method,
+        status: StatusCode,
+        took: Duration,
+    ) {
+        let route = Route(route.cloned());
+        let method = method_label(method);
+        let labels = RequestLabels { route: route.clone(), method, status: status.as_u16() };
+        self.requests.get_or_create(&labels).inc();
+        self.latency.get_or_create(&RouteLabels { route, method }).observe(took.as_secs_f64());
+    }
+
+    /// Counts one durable append.
+    pub(crate) fn appended(&self, events: usize, took: Duration) {
+        self.append.observe(took.as_secs_f64());
+        self.events.inc_by(events as u64);
+    }
+
+    pub(crate) fn follower(&self) -> Follower {
+        self.followers.inc();
+        Follower(self.followers.clone())
+    }
+}
+
+/// Methods that we know; a label must not be the caller's to choose.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+struct StoreFigures(Store);
+
+impl fmt::Debug for StoreFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreFigures")
+    }
+}
+
+impl Collector for StoreFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let stats = self.0.stats();
+        let mut counter = |name, help, unit: Option<&Unit>, value: f64| {
+            let metric = ConstCounter::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
+        };
+        counter("ops", "Batches made durable", None, float(stats.ops))?;
+        counter("records", "Records written", None, float(stats.records))?;
+        counter(
+            "log_written",
+            "Bytes written to segments",
+            Some(&Unit::Bytes),
+            float(stats.bytes),
+        )?;
+        counter("sync", "Time in fdatasync", Some(&Unit::Seconds), stats.sync_seconds)?;
+        let mut gauge = |name, help, unit: Option<&Unit>, value: i64| {
+            let metric = ConstGauge::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
+        };
+        gauge("append_queue", "Commands waiting to be written", None, whole(stats.queue_commands))?;
+        gauge("segments", "Segment files", None, whole(stats.segments))?;
+        gauge(
+            "event_cache",
+            "Rendered events kept for readers",
+            Some(&Unit::Bytes),
+            whole(stats.fragment_bytes),
+        )?;
+        let window = IDEMPOTENCY_WINDOW_US / 1_000_000;
+        gauge("idempotency_window", "How long a key is kept", Some(&Unit::Seconds), window)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for a graph")]
+fn float(n: u64) -> f64 {
+    n as f64
+}
+
+fn whole(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// Metrics in the text format of Prometheus (`OpenMetrics`).
+#[utoipa::path(
+    get, path = "/metrics", tag = "operations", summary = "Metrics",
+    responses((status = 200, description = "Metrics", content_type = "application/openmetrics-text", body = String))
+)]
+pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let mut text = String::new();
+    text::encode(&mut text, &app.metrics.registry).expect("strings take all");
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], text).into_response()
+}

@@ -1,0 +1,78 @@
+//! The one pass around every request: who may call at all, trace id, panics, metrics, log, common headers.
+
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{HeaderValue, Method, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt as _;
+
+use crate::{
+    app::{App, TraceId},
+    gate::{self, Cors},
+    problem::{PendingProblem, Problem},
+};
+
+/// Lets a request through to its route, and finishes what comes back.
+pub(crate) async fn observe(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let started = Instant::now();
+    let trace = TraceId::of(request.headers());
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let (cors, mut response) = match gate::check(&app, &mut request) {
+        Err(problem) => (Cors::None, problem.into_response()),
+        Ok(gate::Passed::Preflight(cors)) => (cors, gate::preflight()),
+        Ok(gate::Passed::Through(cors)) => {
+            request.extensions_mut().insert(trace);
+            let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+            (cors, answer.unwrap_or_else(|panic| panicked(&*panic)))
+        }
+    };
+    if let Some(PendingProblem(problem)) = response.extensions_mut().remove::<PendingProblem>() {
+        let allow = response.headers_mut().remove(header::ALLOW);
+        if let Some(cause) = problem.cause() {
+            let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+            tracing::error!(%trace, route, cause, "a request failed");
+        }
+        response = problem.response(trace);
+        response.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
+    }
+    finish(&mut response, &method, cors);
+    let elapsed = started.elapsed();
+    app.metrics.request(route.as_ref(), &method, response.status(), elapsed);
+    tracing::debug!(
+        %trace,
+        %method,
+        route = route.as_ref().map_or("unmatched", MatchedPath::as_str),
+        status = response.status().as_u16(),
+        elapsed_us = elapsed.as_micros() as u64,
+        "request"
+    );
+    response
+}
+
+fn finish(response: &mut Response, method: &Method, cors: Cors) {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if (method == Method::GET || method == Method::HEAD)
+        && !headers.contains_key(header::CACHE_CONTROL)
+    {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    }
+    cors.finish(headers);
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Response {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or(panic.downcast_ref::<String>().map(String::as_str));
+    Problem::internal(format!("panic: {}", text.unwrap_or("without a message"))).into_response()
+}

@@ -1,0 +1,68 @@
+//! The one table of routes, and the OpenAPI document that is made from it.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{app::App, metrics, v1};
+
+const ABOUT: &str = "An event store over HTTP and JSON: append events, read and follow them.\n\n\
+    Problems are RFC 9457 `application/problem+json`, each explained under `/docs/problems/{code}`. Unknown fields and query \
+    parameters are refused. Times are RFC 3339 in UTC; positions and versions are whole numbers below 2^53. `next` is a path \
+    with query, to be requested as it stands. Bodies may be compressed with gzip or zstd. Objects with a key twice and \\u \
+    escapes of half a surrogate pair are refused.";
+
+/// What the document says beside its operations.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Kimberlite", description = ABOUT, license(name = "Apache-2.0", identifier = "Apache-2.0")),
+    tags(
+        (name = "append", description = "Append events"),
+        (name = "read", description = "Read and follow events"),
+        (name = "streams", description = "Streams"),
+        (name = "records", description = "Records, and what proves them"),
+        (name = "operations", description = "Links, health, metrics"),
+    ),
+    components(schemas(v1::follow::StateBody)),
+)]
+struct Document;
+
+/// Every operation of the API.
+pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(v1::append::append_to_stream, v1::read::read_stream))
+        .routes(routes!(v1::bulk::append_lines, v1::read::read_events))
+        .routes(routes!(v1::transactions::append_transaction))
+        .routes(routes!(v1::events::read_event))
+        .routes(routes!(v1::records::read_event_leaf))
+        .routes(routes!(v1::records::read_event_opening))
+        .routes(routes!(v1::streams::list_streams))
+        .routes(routes!(v1::streams::describe_stream, v1::streams::delete_stream))
+        .routes(routes!(v1::records::read_record))
+        .routes(routes!(v1::records::read_record_leaf))
+        .routes(routes!(v1::records::read_record_opening))
+        .routes(routes!(v1::links::create_link))
+        .routes(routes!(v1::health::health_live))
+        .routes(routes!(v1::health::health_ready))
+        .routes(routes!(metrics::metrics))
+}
+
+/// The document of all [`routes`].
+pub fn document() -> Value {
+    let (_, document) = routes().split_for_parts();
+    let mut document = serde_json::to_value(document).expect("documents serialise");
+    // utoipa has no word for the schema inside a string of JSON, for members beyond those of a type, and for extensions
+    // of a media type.
+    document["components"]["schemas"]["EventFrame"]["properties"]["data"]["contentSchema"] =
+        json!({"$ref": "#/components/schemas/Event"});
+    document["components"]["schemas"]["Expected"]["oneOf"][3]["additionalProperties"] =
+        json!(false);
+    document["components"]["schemas"]["CloudEvent"]["additionalProperties"] = json!(true);
+    for path in ["/v1/events", "/v1/streams/{stream}/events"] {
+        document["paths"][path]["get"]["responses"]["200"]["content"]["text/event-stream"]["x-stream"] =
+            json!("sse");
+    }
+    document
+}

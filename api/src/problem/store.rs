@@ -1,0 +1,126 @@
+//! What the store's refusals and failures are called over HTTP.
+
+use kimberlite_store::{
+    append::{AppendError, FailedCondition, Place, Rejection},
+    error::{Damage, ReadError},
+};
+
+use super::{Code, FieldError, Problem};
+use crate::v1::{ActualBody, ExpectedBody, FailedConditionBody};
+
+impl From<Damage> for Problem {
+    fn from(damage: Damage) -> Self {
+        Self::new(Code::LogDamaged, damage.to_string())
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Damaged(damage) => damage.into(),
+            ReadError::Io { file, source } => Self::internal(format!("reading {file}: {source}")),
+            ReadError::Diverged { position } => Self::new(
+                Code::Diverged,
+                format!("Position {position} of this log has another hash, or is not there."),
+            ),
+            ReadError::StreamUnknown => {
+                Self::new(Code::StreamUnknown, "Append an event to it first, or check its name.")
+            }
+            ReadError::StreamDeleted => Self::new(
+                Code::StreamDeleted,
+                "Its events stay in /v1/events; ?recreate=true on an append brings it back.",
+            ),
+            ReadError::NoRecord => Self::new(Code::RecordUnknown, "Nothing is at this position."),
+        }
+    }
+}
+
+impl From<AppendError> for Problem {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Rejected(rejection) => rejection.into(),
+            AppendError::Overloaded => Self::new(
+                Code::Overloaded,
+                "The append queue is full. Wait as long as Retry-After says.",
+            ),
+            AppendError::Contended => Self::new(Code::Contended, "Send the request again."),
+            AppendError::TooLarge { bytes, max } => Self::new(
+                Code::RequestTooLarge,
+                format!("The events hold {bytes} bytes; the limit is {max}."),
+            ),
+            AppendError::NoRoom => Self::new(
+                Code::DiskFull,
+                "Make room on the disk that holds the data folder, and send it again.",
+            ),
+            AppendError::StreamTwice(stream) => Self::new(
+                Code::InvalidBody,
+                format!("The stream {stream} stands twice in the request."),
+            ),
+            AppendError::Closed => {
+                Self::new(Code::Draining, "Send it again with the same key or ids.")
+            }
+            AppendError::Damaged(damage) => damage.into(),
+            AppendError::Read(error) => error.into(),
+        }
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::ConditionsFailed(failed) => {
+                Self::conditions(failed.into_iter().map(FailedConditionBody::from).collect())
+            }
+            Rejection::EventIdConflict { id, position: Some(position) } => {
+                let detail = format!("The id {id} is taken by the event at position {position}.");
+                Self::new(Code::EventIdConflict, detail)
+            }
+            Rejection::EventIdConflict { id, position: None } => Self::new(
+                Code::EventIdConflict,
+                format!("The id {id} stands twice in the request."),
+            ),
+            Rejection::IdempotencyMismatch => Self::new(
+                Code::IdempotencyMismatch,
+                "Take a new key, or send the first request again as it was.",
+            ),
+            Rejection::StreamDeleted(stream) => {
+                let detail = format!("{stream} was deleted; ?recreate=true brings it back.");
+                Self::fields(
+                    Code::StreamDeleted,
+                    vec![FieldError { pointer: None, parameter: None, detail }],
+                )
+            }
+            Rejection::StreamUnknown(stream) => {
+                Self::new(Code::StreamUnknown, format!("There is no stream {stream}."))
+            }
+        }
+    }
+}
+
+impl From<FailedCondition> for FailedConditionBody {
+    fn from(failed: FailedCondition) -> Self {
+        match failed {
+            FailedCondition::Stream { place, stream, expected, actual } => Self {
+                pointer: format!("{}/expected", pointer(place)),
+                stream: Some(stream.to_string()),
+                expected: Some(ExpectedBody::from(expected)),
+                actual: Some(ActualBody::from(actual)),
+                position: None,
+            },
+            FailedCondition::Match { place, position } => Self {
+                pointer: format!("{}/fail_if_events_match", pointer(place)),
+                stream: None,
+                expected: None,
+                actual: None,
+                position: Some(position.get()),
+            },
+        }
+    }
+}
+
+fn pointer(place: Place) -> String {
+    match place {
+        Place::Append(n) => format!("/appends/{n}"),
+        Place::Condition(n) => format!("/conditions/{n}"),
+    }
+}

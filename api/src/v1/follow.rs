@@ -1,0 +1,218 @@
+//! Following over SSE. A follower holds a cursor and wakes when the tip moves; it never holds a queue of events.
+
+use std::{collections::VecDeque, convert::Infallible, pin::Pin, sync::Arc};
+
+use axum::{
+    body::Body,
+    http::{HeaderName, HeaderValue, header},
+    response::Response,
+};
+use bytes::Bytes;
+use futures_util::stream;
+use kimberlite_store::{
+    error::ReadError,
+    read::{After, Cursor, Selection, Shape},
+    words::Position,
+};
+use serde::Serialize;
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{
+    read::{behind, frames, refuse_unfollowable, with_type},
+    selection::{Asked, cursor_text},
+};
+use crate::{
+    app::{App, TraceId},
+    limits::FOLLOW_BATCH_EVENTS,
+    metrics,
+    problem::{Code, Problem},
+};
+
+/// What `caught-up`, `progress`, `heartbeat` and `draining` frames say.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = FollowState)]
+pub(crate) struct StateBody {
+    /// Where to resume; `null` where nothing has been passed yet.
+    #[schema(required = true)]
+    cursor: Option<String>,
+    /// The log's last position; `null` for an empty log.
+    #[schema(required = true)]
+    head: Option<u64>,
+    /// Records of the log that this follower has not been shown or led past yet.
+    lag: u64,
+}
+
+struct Follower {
+    app: Arc<App>,
+    selection: Selection,
+    trace: TraceId,
+    tip: watch::Receiver<u64>,
+    draining: watch::Receiver<bool>,
+    timer: Pin<Box<Sleep>>,
+    /// Frames of the last batch that were not yet sent.
+    queue: VecDeque<Bytes>,
+    cursor: Option<Cursor>,
+    /// The cursor moved on without a frame that says so.
+    untold: bool,
+    /// Records of the log that have been looked at.
+    seen: u64,
+    caught_up: bool,
+    ended: bool,
+    _counted: metrics::Follower,
+}
+
+/// Answers with frames until the caller leaves, or the server stops.
+pub(crate) async fn follow(
+    app: Arc<App>,
+    asked: Asked,
+    trace: TraceId,
+) -> Result<Response, Problem> {
+    refuse_unfollowable(&asked)?;
+    let mut selection = asked.selection;
+    selection.limit = FOLLOW_BATCH_EVENTS;
+    let tip = app.store.tip(&app.tenant);
+    if selection.after == After::Head {
+        // Fixed now, so that what comes next is not skipped later.
+        let last = tip.borrow().checked_sub(1).and_then(Position::new);
+        behind(&mut selection, last.map_or(After::Nothing, After::Position));
+    }
+    let mut follower = Follower {
+        cursor: None,
+        selection,
+        trace,
+        tip,
+        draining: app.draining.subscribe(),
+        timer: Box::pin(sleep_until(Instant::now() + app.config.heartbeat)),
+        queue: VecDeque::new(),
+        untold: false,
+        seen: 0,
+        caught_up: false,
+        ended: false,
+        _counted: app.metrics.follower(),
+        app,
+    };
+    // The first batch is read before the head is sent: refusals are answers of their own.
+    follower.advance().await?;
+    let body = stream::unfold(follower, |mut follower| async move {
+        let frame = follower.next().await?;
+        Some((Ok::<_, Infallible>(frame), follower))
+    });
+    let mut response = with_type(Body::from_stream(body), "text/event-stream");
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+impl Follower {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(frame) = self.queue.pop_front() {
+                return Some(frame);
+            }
+            if self.ended {
+                return None;
+            }
+            if *self.draining.borrow() {
+                self.ended = true;
+                return Some(self.state_frame("draining"));
+            }
+            if self.timer.deadline() <= Instant::now() {
+                self.tick();
+                continue;
+            }
+            if *self.tip.borrow() > self.seen {
+                if let Err(problem) = self.advance().await {
+                    self.fail(&problem);
+                }
+                continue;
+            }
+            if !self.caught_up {
+                self.caught_up = true;
+                return Some(self.state_frame("caught-up"));
+            }
+            self.wait().await;
+        }
+    }
+
+    /// Until something may have happened.
+    async fn wait(&mut self) {
+        let closed = tokio::select! {
+            changed = self.tip.changed() => changed.is_err(),
+            changed = self.draining.changed() => changed.is_err(),
+            () = &mut self.timer => false,
+        };
+        if closed {
+            self.fail(&Problem::new(Code::Draining, "Reconnect in a moment."));
+        }
+    }
+
+    /// Reads on behind the cursor.
+    async fn advance(&mut self) -> Result<(), Problem> {
+        let tip = *self.tip.borrow_and_update();
+        let batch = match self.app.store.read(&self.app.tenant, &self.selection, Shape::Sse).await {
+            // It may come into being with any record.
+            Err(ReadError::StreamUnknown) => {
+                self.seen = tip;
+                return Ok(());
+            }
+            read => read?,
+        };
+        if let Some(cursor) = batch.cursor {
+            behind(&mut self.selection, After::Cursor(cursor));
+            // A cursor may lie behind the last event of the batch: the frames do not say so.
+            self.untold = self.cursor != Some(cursor);
+            self.cursor = Some(cursor);
+        }
+        self.seen = if batch.finished {
+            batch.head
+        } else {
+            self.cursor.map_or(0, |c| c.position.get() + 1)
+        };
+        self.queue.extend(frames(batch.pieces));
+        Ok(())
+    }
+
+    /// Frames of the timer.
+    fn tick(&mut self) {
+        if self.untold {
+            let frame = self.state_frame("progress");
+            self.queue.push_back(frame);
+        }
+        let beat = self.frame("heartbeat", None);
+        self.queue.push_back(beat);
+        self.timer.as_mut().reset(Instant::now() + self.app.config.heartbeat);
+    }
+
+    fn fail(&mut self, problem: &Problem) {
+        self.ended = true;
+        if let Some(cause) = problem.cause() {
+            tracing::error!(trace = %self.trace, cause, "a follower failed");
+        }
+        let mut frame = b"event: error\ndata: ".to_vec();
+        frame.extend_from_slice(&problem.json(self.trace));
+        frame.extend_from_slice(b"\n\n");
+        self.queue.push_back(frame.into());
+    }
+
+    /// A frame that moves the caller's id on.
+    fn state_frame(&mut self, kind: &str) -> Bytes {
+        self.untold = false;
+        self.frame(kind, self.cursor)
+    }
+
+    fn frame(&self, kind: &str, id: Option<Cursor>) -> Bytes {
+        let tip = *self.tip.borrow();
+        let state = StateBody {
+            cursor: self.cursor.map(cursor_text),
+            head: tip.checked_sub(1),
+            lag: tip.saturating_sub(self.seen),
+        };
+        let id = id.map(|c| format!("id: {}\n", cursor_text(c))).unwrap_or_default();
+        let data = serde_json::to_string(&state).expect("plain fields serialise");
+        format!("event: {kind}\n{id}data: {data}\n\n").into()
+    }
+}

@@ -1,0 +1,177 @@
+//! Following: history, then live; resume; slow readers; the end.
+
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
+
+use crate::{
+    server,
+    support::{Client, Frames, Server},
+};
+
+async fn append(client: &mut Client, stream: &str, from: u64, count: u64) {
+    let events: Vec<Value> =
+        (from..from + count).map(|n| json!({"type": "t", "data": n})).collect();
+    let body = json!({ "events": events }).to_string();
+    client.post(&format!("/v1/streams/{stream}/events"), body).await.ok(201);
+}
+
+#[tokio::test]
+async fn a_follower_sees_history_then_what_comes_and_resumes_without_gap_or_repeat() {
+    let (server, _folder) = server();
+    let mut client = server.client().await;
+    append(&mut client, "s", 0, 30).await;
+    let mut frames = Frames::open(&server.address, "/v1/events", None).await;
+    for n in 0..30 {
+        assert_eq!(frames.until("event").await.json()["data"], n);
+    }
+    assert_eq!(frames.next().await.unwrap().event, "caught-up");
+    let mut seen = 30;
+    let mut last = None;
+    for round in 0..10 {
+        append(&mut client, "s", seen, 5).await;
+        // Cut anywhere: after some of the new ones.
+        for n in seen..seen + 1 + round % 5 {
+            let frame = frames.until("event").await;
+            assert_eq!(frame.json()["data"], n);
+            assert_eq!(frame.json()["cursor"], frame.id.clone().unwrap());
+            last = frame.id;
+        }
+        drop(frames);
+        append(&mut client, "s", seen + 5, 2).await;
+        frames = Frames::open(&server.address, "/v1/events", last.as_deref()).await;
+        for n in seen + 1 + round % 5..seen + 7 {
+            let frame = frames.until("event").await;
+            assert_eq!(frame.json()["data"], n, "after {last:?}");
+            last = frame.id;
+        }
+        seen += 7;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_exist_yet_is_waited_for() {
+    let (server, _folder) = server();
+    let mut client = server.client().await;
+    append(&mut client, "other", 0, 1).await;
+    let mut frames = Frames::open(&server.address, "/v1/streams/later/events", None).await;
+    assert_eq!(frames.next().await.unwrap().event, "caught-up");
+    append(&mut client, "other", 1, 1).await;
+    append(&mut client, "later", 7, 1).await;
+    let event = frames.until("event").await.json();
+    assert_eq!((&event["stream"], &event["data"]), (&json!("later"), &json!(7)));
+}
+
+#[tokio::test]
+async fn a_filter_that_matches_nothing_moves_its_id_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::with(folder.path(), &[("KIMBERLITE_FOLLOW_HEARTBEAT_MS", "200")]);
+    let mut client = server.client().await;
+    append(&mut client, "s", 0, 3).await;
+    let mut frames = Frames::open(&server.address, "/v1/events?type=never", None).await;
+    frames.until("caught-up").await;
+    append(&mut client, "s", 3, 4).await;
+    loop {
+        let frame = frames.next().await.unwrap();
+        assert_ne!(frame.event, "event");
+        if frame.id.as_deref().is_some_and(|id| id.starts_with("6.")) {
+            break;
+        }
+    }
+    let heartbeat = frames.until("heartbeat").await.json();
+    assert!(heartbeat["head"].is_u64(), "{heartbeat}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_followers_see_each_of_ten_thousand_events_once_in_order() {
+    const FOLLOWERS: usize = 500;
+    const EVENTS: u64 = 10_000;
+    let (server, _folder) = server();
+    let mut client = server.client().await;
+    append(&mut client, "s", 0, 100).await;
+    // Followers that never read must not cost memory, or slow the others.
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        stream
+            .write_all(
+                b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n",
+            )
+            .await
+            .unwrap();
+        silent.push(stream);
+    }
+    let mut followers = JoinSet::new();
+    for _ in 0..FOLLOWERS {
+        let address = server.address.clone();
+        followers.spawn(async move {
+            let mut frames = Frames::open(&address, "/v1/events", None).await;
+            let mut text = String::new();
+            for n in 0..EVENTS {
+                let frame = frames.until("event").await;
+                text.clear();
+                text.push_str("\"data\":");
+                text.push_str(&n.to_string());
+                text.push(',');
+                assert!(frame.data.contains(&text), "event {n}: {}", frame.data);
+            }
+        });
+    }
+    let mut n = 100;
+    while n < EVENTS {
+        let count = (n % 97 + 1).min(EVENTS - n);
+        append(&mut client, "s", n, count).await;
+        n += count;
+    }
+    let mut done = 0;
+    while let Some(follower) = followers.join_next().await {
+        follower.unwrap();
+        done += 1;
+    }
+    assert_eq!(done, FOLLOWERS);
+    let memory = server.memory_kib();
+    assert!(memory < 400 << 10, "{memory} KiB resident");
+    drop(silent);
+}
+
+#[tokio::test]
+async fn a_follower_that_never_reads_costs_no_memory() {
+    let (server, _folder) = server();
+    let mut client = server.client().await;
+    let big = "x".repeat(100_000);
+    let body = json!({"events": [{"type": "t", "data": big}]}).to_string();
+    for _ in 0..20 {
+        client.post("/v1/streams/s/events", body.clone()).await.ok(201);
+    }
+    let mut silent = Vec::new();
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        stream
+            .write_all(
+                b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n",
+            )
+            .await
+            .unwrap();
+        silent.push(stream);
+    }
+    let before = server.memory_kib();
+    for _ in 0..600 {
+        client.post("/v1/streams/s/events", body.clone()).await.ok(201);
+    }
+    // 60 MB went past 50 followers that read none of it: held for each, it would be 3 GB.
+    let grown = server.memory_kib().saturating_sub(before);
+    assert!(grown < 300 << 10, "{grown} KiB more");
+    drop(silent);
+}
+
+#[tokio::test]
+async fn followers_are_told_that_the_server_stops() {
+    let (server, _folder) = server();
+    let mut client = server.client().await;
+    append(&mut client, "s", 0, 1).await;
+    let mut frames = Frames::open(&server.address, "/v1/events", None).await;
+    frames.until("caught-up").await;
+    server.terminate();
+    frames.until("draining").await;
+    while frames.next().await.is_some() {}
+    server.stop();
+}

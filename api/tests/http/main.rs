@@ -1,0 +1,22 @@
+//! The API as its users see it: over HTTP, against the real process.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod append;
+mod browser;
+mod bulk;
+mod follow;
+mod protocol;
+mod read;
+mod refused;
+mod settings;
+#[path = "../support/mod.rs"]
+mod support;
+
+use support::Server;
+
+/// A server of the test's own.
+fn server() -> (Server, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    (Server::start(folder.path()), folder)
+}

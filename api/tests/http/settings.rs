@@ -1,0 +1,217 @@
+//! Every setting has an effect, and what is no setting is refused.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+    time::Instant,
+};
+
+use kimberlite_api::config::KEYS;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{
+    server,
+    support::{Frames, PATIENCE, Server},
+};
+
+const EVENT: &str = r#"{"events":[{"type":"t"}]}"#;
+
+/// A command that ends by itself.
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kimberlite"));
+    let Output { status, stdout, stderr } =
+        command.args(arguments).envs(environment.iter().copied()).output().unwrap();
+    (status.success(), String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap())
+}
+
+fn refused(arguments: &[&str], environment: &[(&str, &str)], says: &[&str]) {
+    let (success, text) = run(arguments, environment);
+    assert!(!success, "{arguments:?} with {environment:?}: {text}");
+    for part in says {
+        assert!(text.contains(part), "{arguments:?} with {environment:?} does not say {part}: {text}");
+    }
+}
+
+/// Reads until the server closes or `part` has come.
+async fn heard(stream: &mut TcpStream, part: &str) -> String {
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while part.is_empty() || !text.contains(part) {
+        match timeout(PATIENCE, stream.read(&mut buffer)).await.expect("an answer or an end in time") {
+            Ok(0) | Err(_) => break,
+            Ok(n) => text.push_str(&String::from_utf8_lossy(&buffer[..n])),
+        }
+    }
+    text
+}
+
+async fn says(address: &str, bytes: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    stream
+}
+
+const UNFINISHED: &str = "POST /v1/streams/s/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                          content-length: 100\r\n\r\n{";
+
+#[tokio::test]
+async fn every_setting_has_an_effect() {
+    for key in KEYS {
+        let folder = tempfile::tempdir().unwrap();
+        let with = |value: &str| Server::with(folder.path(), &[(key.env, value)]);
+        match key.name {
+            "listen" => refused(&["dev", "--ephemeral"], &[(key.env, "192.0.2.1:1")], &["192.0.2.1:1", "loopback"]),
+            "data" => {
+                let file = folder.path().join("file");
+                fs::write(&file, "no folder").unwrap();
+                let file = file.to_str().unwrap();
+                refused(&["dev", "--listen", "127.0.0.1:0"], &[(key.env, file)], &[file]);
+            }
+            "url" => refused(&["read"], &[(key.env, "http://127.0.0.1:1")], &["127.0.0.1:1"]),
+            "key" => {
+                let server = Server::start(folder.path());
+                let url = format!("http://{}", server.address);
+                refused(&["read"], &[("KIMBERLITE_URL", &url), (key.env, "secret")], &["credentials"]);
+            }
+            "http.hosts" => {
+                let mut client = with("db.example.com").client().await;
+                drop(client.try_send("GET", "/v1/events", &[("host", "db.example.com")], "").await);
+                let server = Server::with(folder.path(), &[(key.env, "db.example.com")]);
+                let own = [("host", "db.example.com:80")];
+                server.client().await.send("GET", "/v1/events", &own, "").await.ok(200);
+            }
+            "cors.origins" => {
+                let server = with("https://app.example.com");
+                let origin = [("origin", "https://app.example.com")];
+                server.client().await.send("GET", "/v1/events", &origin, "").await.ok(200);
+            }
+            "http.connections_max" => connections_max(&with("1")).await,
+            "http.header_timeout_ms" => {
+                let server = with("100");
+                for bytes in ["", "G", "GET /v1/events HTTP/1.1\r\nhost: loc", "PRI * HTTP/2.0\r\n"] {
+                    let text = heard(&mut says(&server.address, bytes).await, "").await;
+                    assert!(!text.contains("200"), "{bytes:?}: {text}");
+                }
+            }
+            "http.body_timeout_ms" => {
+                let server = with("100");
+                let text = heard(&mut says(&server.address, UNFINISHED).await, "}").await;
+                assert!(text.starts_with("HTTP/1.1 408") && text.contains("body_timeout"), "{text}");
+            }
+            "follow.heartbeat_ms" => {
+                let server = with("50");
+                let mut frames = Frames::open(&server.address, "/v1/events", None).await;
+                let started = Instant::now();
+                for _ in 0..3 {
+                    frames.until("heartbeat").await;
+                }
+                assert!(started.elapsed().as_secs() < 8, "three of the default take thirty seconds");
+            }
+            "shutdown.timeout_ms" => {
+                let server = with("100");
+                let _waits = says(&server.address, UNFINISHED).await;
+                let started = Instant::now();
+                server.stop();
+                assert!(started.elapsed().as_secs() < 8, "the default waits ten seconds");
+            }
+            "log.segment_bytes" => segment_bytes(&with("1048576"), folder.path()).await,
+            "log.level" => log_level(key.env),
+            unknown => panic!("no test shows an effect of {unknown}"),
+        }
+    }
+}
+
+async fn connections_max(server: &Server) {
+    let mut first = server.client().await;
+    first.get("/v1/events").await.ok(200);
+    let mut second = says(&server.address, "GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    let text = heard(&mut second, "").await;
+    assert!(text.starts_with("HTTP/1.1 503") && text.contains("\"overloaded\"") && text.contains("retry-after"), "{text}");
+    first.get("/v1/events").await.ok(200);
+}
+
+async fn segment_bytes(server: &Server, folder: &Path) {
+    let mut client = server.client().await;
+    let body = json!({"events": [{"type": "t", "data": "x".repeat(400_000)}]}).to_string();
+    for _ in 0..6 {
+        client.post("/v1/streams/s/events", body.clone()).await.ok(201);
+    }
+    let segments = fs::read_dir(folder.join("log")).unwrap().count();
+    assert!(segments > 1, "{segments} segments");
+}
+
+/// What a server that cannot have its port logs before it ends does not depend on the level, so one is run and stopped.
+fn log_level(env: &str) {
+    for (level, shown) in [("error", false), ("info", true)] {
+        let log = logged(&[(env, level)], |_| {});
+        assert_eq!(log.contains("listening"), shown, "{level}: {log}");
+    }
+}
+
+/// The standard error of a server that was started, used and stopped.
+fn logged(environment: &[(&str, &str)], used: impl FnOnce(&str)) -> String {
+    use std::io::{BufRead, BufReader};
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kimberlite"))
+        .args(["dev", "--ephemeral", "--listen", "127.0.0.1:0"])
+        .envs(environment.iter().copied())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("http://127.0.0.1:") {
+        line.clear();
+        assert!(out.read_line(&mut line).unwrap() > 0, "it ended early");
+    }
+    let address = line.split("http://").nth(1).unwrap().split_whitespace().next().unwrap();
+    used(address);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn the_log_shows_routes_but_no_paths_names_or_bodies() {
+    let log = logged(&[("KIMBERLITE_LOG_LEVEL", "trace")], |address| {
+        use std::io::{Read, Write};
+        let body = r#"{"events":[{"type":"hidden-type","data":"hidden-data","tags":["hidden-tag"]}]}"#;
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let head = "POST /v1/streams/hidden-stream/events?recreate=true HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
+        let rest = format!("content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(format!("{head}{rest}").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    });
+    assert!(log.contains("/v1/streams/{stream}/events"), "{log}");
+    assert!(!log.contains("hidden"), "{log}");
+    for line in log.lines() {
+        assert!(serde_json::from_str::<serde_json::Value>(line).is_ok_and(|l| l["level"].is_string()), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_set_or_used_is_said() {
+    refused(&["dev", "--ephemeral"], &[("KIMBERLITE_LISTN", "x")], &["KIMBERLITE_LISTN"]);
+    refused(&["dev", "--ephemeral"], &[("KIMBERLITE_LOG_LEVEL", "loud")], &["KIMBERLITE_LOG_LEVEL"]);
+    refused(&["dev", "--ephemeral", "--listen", "0.0.0.0:0"], &[], &["loopback", "--listen"]);
+    let (server, _folder) = server();
+    refused(&["dev", "--ephemeral", "--listen", &server.address], &[], &[&server.address, "in use", "--listen"]);
+    let (success, table) = run(&["config", "--explain"], &[]);
+    assert!(success);
+    let page = server.client().await.get("/docs/config").await;
+    for key in KEYS {
+        for part in [key.name, key.env, key.default] {
+            assert!(table.contains(part) && page.text().contains(part), "{part}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+// Follows every event and, cut or stopped, goes on where it was: no gap, no repeat.
+//
+// Usage: node follow.ts [CURSOR_FILE]; KIMBERLITE_URL names the server. No dependencies. Before Node 22.18, first:
+// npx -p typescript@5.9 tsc --noCheck --target es2022 --module nodenext follow.ts
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+
+const url = (process.env.KIMBERLITE_URL ?? "http://127.0.0.1:7070") + "/v1/events";
+const cursorFile = process.argv[2] ?? "follow.cursor";
+
+/** SSE: fields, then an empty line. A frame that was cut has no empty line and is dropped. */
+async function* frames(body: ReadableStream<Uint8Array>) {
+  const utf8 = new TextDecoder();
+  let rest = "";
+  for await (const bytes of body) {
+    const blocks = (rest + utf8.decode(bytes, { stream: true })).split("\n\n");
+    rest = blocks.pop() ?? "";
+    for (const block of blocks) {
+      const fields = block.split("\n").map((line) => [line.split(": ", 1)[0], line.slice(line.indexOf(": ") + 2)]);
+      yield Object.fromEntries(fields) as { event?: string; id?: string; data: string };
+    }
+  }
+}
+
+async function connect() {
+  const headers: Record<string, string> = { accept: "text/event-stream" };
+  if (existsSync(cursorFile)) headers["last-event-id"] = readFileSync(cursorFile, "utf8");
+  const answer = await fetch(url, { headers });
+  if (answer.status === 503) return; // busy or stopping: come back
+  if (!answer.ok || !answer.body) process.exit((console.error(await answer.text()), 1));
+  for await (const frame of frames(answer.body)) {
+    if (frame.event === "error") process.exit((console.error(frame.data), 1));
+    if (frame.event === "event") {
+      const event = JSON.parse(frame.data);
+      console.log(event.position, event.stream, event.type); // your work goes here
+    }
+    if (frame.id) { // stored after the work: a crash in between repeats one event, and loses none
+      writeFileSync(cursorFile + ".new", frame.id);
+      renameSync(cursorFile + ".new", cursorFile);
+    }
+  }
+}
+
+(async () => {
+  for (;;) {
+    await connect().catch((cut) => console.error(String(cut))); // or nobody there
+    await new Promise((later) => setTimeout(later, 500));
+  }
+})();
