@@ -73,6 +73,21 @@ pub struct Superblock {
     pub identity: Identity,
 }
 
+impl Superblock {
+    /// Of a cluster of one that holds nothing yet.
+    pub fn fresh(cluster: [u8; 16]) -> Self {
+        Self {
+            cluster,
+            replica: 0,
+            incarnation: 1,
+            view: View(0),
+            log_view: View(0),
+            commit: Op(0),
+            identity: Identity::root(cluster),
+        }
+    }
+}
+
 /// What recovery found.
 #[derive(Clone, Debug)]
 pub struct Recovered {
@@ -198,19 +213,7 @@ mod tests {
     use crate::header::SECTION_BYTES;
 
     fn replica() -> Replica {
-        let cluster = [1; 16];
-        Replica::new(Recovered {
-            superblock: Superblock {
-                cluster,
-                replica: 0,
-                incarnation: 1,
-                view: View(0),
-                log_view: View(0),
-                commit: Op(0),
-                identity: Identity::root(cluster),
-            },
-            tip: None,
-        })
+        Replica::new(Recovered { superblock: Superblock::fresh([1; 16]), tip: None })
     }
 
     fn step(r: &mut Replica, input: Input) -> Outbox {

@@ -38,8 +38,8 @@ pub const OP_RECORDS_MAX: usize = 16_384;
 pub const OP_BYTES_TARGET: usize = 4 << 20;
 /// Bytes of the largest op there can be: one command of the largest size and its overhead.
 pub const OP_BYTES_MAX: usize = 64 << 20;
-/// Bytes of a segment file.
-pub const SEGMENT_BYTES: u64 = 256 << 20;
+/// Bytes of a segment file at most: places inside it have 32 bits.
+pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;
 /// Commands waiting to become part of an op.
 pub const QUEUE_COMMANDS_MAX: usize = 8192;
 /// Bytes of commands waiting to become part of an op.
@@ -52,5 +52,3 @@ pub const RESOLVE_TRIES_MAX: usize = 16;
 pub const FRAGMENT_CACHE_BYTES: usize = 64 << 20;
 /// Milliseconds without a write after which the superblock records the tip.
 pub const IDLE_SUPERBLOCK_MS: u64 = 1000;
-/// Tenants of one cluster.
-pub const TENANTS_MAX: usize = 1024;

@@ -1,7 +1,7 @@
 //! What `cargo bench` measures: the codec and the kernel, without files. Not part of the API.
 
 use bytes::Bytes;
-use kimberlite_consensus::{Identity, Op, Recovered, Replica, Superblock, View};
+use kimberlite_consensus::{Recovered, Replica, Superblock};
 
 use crate::{
     append::{Append, Expected, NewEvent, StreamAppend},
@@ -27,16 +27,7 @@ pub struct Bench {
 impl Bench {
     /// A bench that appends `events` of `bytes` each to one stream.
     pub fn new(events: usize, bytes: usize) -> Self {
-        let cluster = [2; 16];
-        let superblock = Superblock {
-            cluster,
-            replica: 0,
-            incarnation: 1,
-            view: View(0),
-            log_view: View(0),
-            commit: Op(0),
-            identity: Identity::root(cluster),
-        };
+        let superblock = Superblock::fresh([2; 16]);
         let tenant = TenantShared::new(None, TENANT, [3; 16]);
         let mut machine = Machine::new(Replica::new(Recovered { superblock, tip: None }));
         machine.add_tenant(TENANT, 0, tenant.index.read().chain_head);

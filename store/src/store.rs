@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use kimberlite_consensus::{Identity, Op, Recovered, Replica, Superblock, View};
+use kimberlite_consensus::{Op, Recovered, Replica, Superblock};
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ use crate::{
     fragment::{FragmentCache, RecordReader},
     index::TenantBody,
     kernel::{Prepared, PreparedCommand, PreparedTenant, Refusal},
-    limits::RESOLVE_TRIES_MAX,
+    limits::{RESOLVE_TRIES_MAX, SEGMENT_BYTES_MAX},
     log::{
         Log,
         frame::{Section, SectionRuns},
@@ -38,7 +38,7 @@ use crate::{
 pub struct Options {
     /// The data folder; made where it is absent.
     pub folder: PathBuf,
-    /// Bytes of a segment file.
+    /// Bytes of a segment file, at most [`SEGMENT_BYTES_MAX`].
     pub segment_bytes: u64,
 }
 
@@ -91,6 +91,7 @@ impl Store {
     /// See [`OpenError`].
     pub fn open(options: Options) -> Result<Self, OpenError> {
         let Options { folder, segment_bytes } = options;
+        let segment_bytes = segment_bytes.min(SEGMENT_BYTES_MAX);
         let io = |action, path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Io { action, path, source }
@@ -98,7 +99,7 @@ impl Store {
         std::fs::create_dir_all(&folder).map_err(io("making", &folder))?;
         let lock = lock(&folder)?;
         if !recovery::exists(&folder) {
-            recovery::create(&folder, fresh_superblock(), segment_bytes)?;
+            recovery::create(&folder, Superblock::fresh(rand::random()), segment_bytes)?;
         }
         let tenants = Arc::new(Tenants::default());
         let mut replay = Replay { tenants: Arc::clone(&tenants) };
@@ -467,19 +468,6 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| OpenError::Locked { folder: folder.to_owned() })?;
     Ok(file)
-}
-
-fn fresh_superblock() -> Superblock {
-    let cluster = rand::random();
-    Superblock {
-        cluster,
-        replica: 0,
-        incarnation: 1,
-        view: View(0),
-        log_view: View(0),
-        commit: Op(0),
-        identity: Identity::root(cluster),
-    }
 }
 
 fn prepare_tenant(

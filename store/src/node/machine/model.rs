@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, path::Path, sync::Arc};
 
-use kimberlite_consensus::{Identity, Op, Recovered, Replica, Superblock, View};
+use kimberlite_consensus::{Recovered, Replica, Superblock};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 
@@ -273,17 +273,7 @@ const TENANT: [u8; 16] = [9; 16];
 fn start(folder: tempfile::TempDir) -> World {
     let path: &Path = folder.path();
     if !recovery::exists(path) {
-        let cluster = [5; 16];
-        let identity = Identity::root(cluster);
-        let fresh = Superblock {
-            cluster,
-            replica: 0,
-            incarnation: 1,
-            view: View(0),
-            log_view: View(0),
-            commit: Op(0),
-            identity,
-        };
+        let fresh = Superblock::fresh([5; 16]);
         recovery::create(path, fresh, 16 << 10).unwrap();
     }
     let tenants = Arc::new(Tenants::default());
