@@ -234,8 +234,8 @@ impl Inflate {
         }
     }
 
-    /// Takes some of `input` and adds what it yields to `out`, about [`INFLATE_STEP_BYTES`] at most unless plain.
-    /// True while there is more to come without further input.
+    /// Takes some of `input` and adds what it yields to `out`, about [`INFLATE_STEP_BYTES`] at most
+    /// unless plain. True while there is more to come without further input.
     pub(crate) fn step(&mut self, input: &mut Bytes, out: &mut BytesMut) -> Result<bool, Problem> {
         match self {
             Self::Plain => {
@@ -255,7 +255,10 @@ impl Inflate {
                 Ok(!input.is_empty())
             }
             Self::Zstd { decoder, ended } => {
-                if *ended && !input.is_empty() {
+                if *ended && input.is_empty() {
+                    return Ok(false);
+                }
+                if *ended {
                     decoder.reinit().map_err(|e| broken(&e))?;
                     *ended = false;
                 }

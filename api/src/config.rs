@@ -1,7 +1,8 @@
-//! The configuration: one table from which the reader, `config --explain` and `/docs/config` are made.
+//! The configuration: one table from which the reader, `config --explain` and `/docs/config` are
+//! made.
 //!
-//! Values come from `KIMBERLITE_*` environment variables. There is no configuration file, and a variable that
-//! the table does not know is an error.
+//! Values come from `KIMBERLITE_*` environment variables. There is no configuration file, and a
+//! variable that the table does not know is an error.
 
 use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
@@ -68,7 +69,8 @@ pub struct Key {
     set: fn(&mut Config, &str) -> Result<(), Wrong>,
 }
 
-/// Every key. `listen`, `data`, `url` and `key` are read by the command line, whose flags stand above them.
+/// Every key. `listen`, `data`, `url` and `key` are read by the command line, whose flags stand
+/// above them.
 pub const KEYS: &[Key] = &[
     Key {
         name: "listen",
@@ -179,7 +181,7 @@ pub const KEYS: &[Key] = &[
         unit: "bytes",
         what: "Size of a new segment file.",
         set: |config, text| {
-            config.segment_bytes = number(text, 1 << 20, 4 << 30)?;
+            config.segment_bytes = number(text, 1 << 20, kimberlite_store::limits::SEGMENT_BYTES_MAX)?;
             Ok(())
         },
     },

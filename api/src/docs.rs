@@ -1,4 +1,5 @@
-//! Pages for people: the API, its problems, its configuration. Made from the same tables as the server itself.
+//! Pages for people: the API, its problems, its configuration. Made from the same tables as the
+//! server itself.
 
 use std::sync::Arc;
 

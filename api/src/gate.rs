@@ -1,4 +1,5 @@
-//! Who may call at all: Host, Origin, credentials, tenant, signed links. The browser is not our friend.
+//! Who may call at all: Host, Origin, credentials, tenant, signed links. The browser is not our
+//! friend.
 
 use std::net::Ipv4Addr;
 
@@ -62,7 +63,8 @@ pub(crate) fn check(app: &App, request: &mut Request) -> Result<Passed, Problem>
     Ok(Passed::Through(cors))
 }
 
-/// The authority that the request is for. Where the target has one, it counts and Host must not say otherwise.
+/// The authority that the request is for. Where the target has one, it counts and Host must not say
+/// otherwise.
 fn host(request: &Request) -> Result<&str, Problem> {
     let malformed = |detail: &'static str| Problem::new(Code::MalformedRequest, detail);
     let mut sent = request.headers().get_all(header::HOST).iter();
@@ -83,7 +85,8 @@ fn host(request: &Request) -> Result<&str, Problem> {
     }
 }
 
-/// The name in `name[:port]`; a literal IPv6 address keeps its brackets. `None` where it is neither.
+/// The name in `name[:port]`; a literal IPv6 address keeps its brackets. `None` where it is
+/// neither.
 fn host_name(host: &str) -> Option<&str> {
     let (name, port) = match host.strip_prefix('[') {
         Some(rest) => {

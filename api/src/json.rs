@@ -1,7 +1,8 @@
-//! What the JSON grammar allows and we do not: unbounded depth, an object with a key twice, half a surrogate pair.
+//! What the JSON grammar allows and we do not: unbounded depth, an object with a key twice, half a
+//! surrogate pair.
 //!
-//! Readers disagree about the last two (first or last value; replacement, error or garbage), so one party could be
-//! shown other data than another. They are refused before they are stored.
+//! Readers disagree about the last two (first or last value; replacement, error or garbage), so one
+//! party could be shown other data than another. They are refused before they are stored.
 
 use std::{borrow::Cow, collections::HashSet};
 
@@ -15,7 +16,8 @@ use crate::problem::{Code, FieldError, Problem};
 /// Objects up to so many keys compare each new key with those before it; larger ones hash them.
 const SMALL_OBJECT_KEYS: usize = 16;
 
-/// Parses a body. The grammar is checked for all of it, the form of what `T` names; the rest by [`check`].
+/// Parses a body. The grammar is checked for all of it, the form of what `T` names; the rest by
+/// [`check`].
 pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     let text = std::str::from_utf8(body).map_err(|e| {
         let detail = format!("is not UTF-8 at byte {}", e.valid_up_to());

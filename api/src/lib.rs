@@ -1,10 +1,11 @@
 //! Kimberlite over HTTP: the server, its OpenAPI document, and the command line of the one binary.
 //!
-//! A request passes [`app`]'s one layer (who may call at all, trace id, metrics), reaches its route, is turned into the
-//! store's words, and is answered from the store. [`problem`] is the one table of all that can go wrong, [`config`] of all
-//! that can be set, `openapi` of all routes.
+//! A request passes [`app`]'s one layer (who may call at all, trace id, metrics), reaches its
+//! route, is turned into the store's words, and is answered from the store. [`problem`] is the one
+//! table of all that can go wrong, [`config`] of all that can be set, `openapi` of all routes.
 //!
-//! Absent on purpose: what an event means, who may see it, and how it is kept; those are the crates below.
+//! Absent on purpose: what an event means, who may see it, and how it is kept; those are the crates
+//! below.
 
 mod accept;
 pub mod app;

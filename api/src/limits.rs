@@ -2,7 +2,8 @@
 //!
 //! Limits of events, names and pages are the store's: `kimberlite_store::limits`.
 
-/// Bytes of a request body, after decompression (the bulk door has none: it is bounded line by line).
+/// Bytes of a request body, after decompression (the bulk door has none: it is bounded line by
+/// line).
 pub const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// Bytes of all request bodies that are being held at one time.
 pub const BODIES_BYTES_MAX: usize = 256 << 20;

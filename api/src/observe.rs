@@ -1,4 +1,5 @@
-//! The one pass around every request: who may call at all, trace id, panics, metrics, log, common headers.
+//! The one pass around every request: who may call at all, trace id, panics, metrics, log, common
+//! headers.
 
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
@@ -75,4 +76,45 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
         .copied()
         .or(panic.downcast_ref::<String>().map(String::as_str));
     Problem::internal(format!("panic: {}", text.unwrap_or("without a message"))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, body::Body, http::Request, routing::get};
+    use kimberlite_store::{
+        Options, Store,
+        words::{Actor, TenantName},
+    };
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::config::Config;
+
+    async fn broken() -> Response {
+        panic!("a secret detail");
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_as_a_500_that_shows_only_its_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { folder: folder.path().to_owned(), segment_bytes: 1 << 20 };
+        let store = Store::open(options).unwrap();
+        let (actor, name) = (Actor::new("a").unwrap(), TenantName::new("t").unwrap());
+        let tenant = store.create_tenant(actor.clone(), name.clone()).await.unwrap();
+        let app = App::new(store, tenant, name, actor, Config::default());
+        let layer = axum::middleware::from_fn_with_state(app, observe);
+        let router = Router::new().route("/broken", get(broken)).layer(layer);
+        let request =
+            Request::get("/broken").header("host", "localhost").body(Body::empty()).unwrap();
+        let answer = router.oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), 500);
+        let body = axum::body::to_bytes(answer.into_body(), 4096).await.unwrap();
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(
+            (&problem["code"], &problem["side_effects"]),
+            (&"internal".into(), &"unknown".into())
+        );
+        assert_eq!(problem["trace_id"].as_str().map(str::len), Some(32));
+        assert!(!problem.to_string().contains("secret"), "{problem}");
+    }
 }

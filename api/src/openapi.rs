@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kimberlite_store::limits::NAME_BYTES_MAX;
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -53,8 +54,8 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
 pub fn document() -> Value {
     let (_, document) = routes().split_for_parts();
     let mut document = serde_json::to_value(document).expect("documents serialise");
-    // utoipa has no word for the schema inside a string of JSON, for members beyond those of a type, and for extensions
-    // of a media type.
+    // utoipa has no word for the schema inside a string of JSON, for members beyond those of a
+    // type, and for extensions of a media type.
     document["components"]["schemas"]["EventFrame"]["properties"]["data"]["contentSchema"] =
         json!({"$ref": "#/components/schemas/Event"});
     document["components"]["schemas"]["Expected"]["oneOf"][3]["additionalProperties"] =
@@ -64,5 +65,29 @@ pub fn document() -> Value {
         document["paths"][path]["get"]["responses"]["200"]["content"]["text/event-stream"]["x-stream"] =
             json!("sse");
     }
+    let problem = json!({"description": "A problem", "content": {"application/problem+json": {
+        "schema": {"$ref": "#/components/schemas/Problem"}}}});
+    let paths = document["paths"].as_object_mut().expect("a document has paths");
+    for (_, methods) in paths.iter_mut().filter(|(path, _)| path.starts_with("/v1/")) {
+        for operation in methods.as_object_mut().into_iter().flat_map(|m| m.values_mut()) {
+            operation["responses"]["default"] = problem.clone();
+            let parameters = operation["parameters"].as_array_mut();
+            for parameter in parameters.into_iter().flatten().filter(|p| p["in"] == "path") {
+                bound(parameter);
+            }
+        }
+    }
     document
+}
+
+/// Says what a path may hold.
+fn bound(parameter: &mut Value) {
+    let schema = &mut parameter["schema"];
+    if schema["type"] == "string" {
+        schema["minLength"] = json!(1);
+        schema["maxLength"] = json!(NAME_BYTES_MAX);
+        schema["pattern"] = json!("^[A-Za-z0-9._~@:/-]+$");
+    } else {
+        schema["maximum"] = json!((1_u64 << 53) - 1);
+    }
 }

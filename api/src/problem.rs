@@ -1,4 +1,5 @@
-//! Problems (RFC 9457): the one table of everything that can go wrong, and the only place that knows statuses.
+//! Problems (RFC 9457): the one table of everything that can go wrong, and the only place that
+//! knows statuses.
 
 mod store;
 
@@ -79,94 +80,129 @@ macro_rules! problems {
 
 problems! {
     MalformedJson = "malformed_json", 400, never, None, "The body is not JSON that we accept",
-        "The body is not UTF-8, breaks the JSON grammar, holds an object with the same key twice, or a \\u escape of half a \
-         surrogate pair. The last two are legal to some readers and mean different things to different ones, so they are \
-         refused before they are stored. `errors` says where.";
+        "The body is not UTF-8, breaks the JSON grammar, holds an object with the same key \
+         twice, or a \\u escape of half a surrogate pair. The last two are legal to some \
+         readers and mean different things to different ones, so they are refused before they \
+         are stored. `errors` says where.";
     InvalidBody = "invalid_body", 400, never, None, "The body has not the form of this request",
-        "A field is unknown, missing or of another type. `errors` has a JSON pointer (RFC 6901) to each.";
+        "A field is unknown, missing or of another type. `errors` has a JSON pointer (RFC 6901) \
+         to each.";
     InvalidName = "invalid_name", 400, never, None, "A name breaks its rules",
-        "A stream name has 1 to 256 bytes of [A-Za-z0-9._~@:/-], with `/` percent-encoded in a path; names that begin with `$` \
-         are reserved. A type, a tag and a subject have 1 to 256 bytes of UTF-8 without control characters.";
-    InvalidParameter = "invalid_parameter", 400, never, None, "A query parameter has a value that cannot be",
-        "`errors` names the parameter. Times are RFC 3339, positions and versions are whole numbers below 2^53.";
-    UnknownParameter = "unknown_parameter", 400, never, None, "This request knows no such query parameter",
-        "Parameters that mean nothing here are refused, so that a misspelt filter does not return everything.";
+        "A stream name has 1 to 256 bytes of [A-Za-z0-9._~@:/-], with `/` percent-encoded in a \
+         path; names that begin with `$` are reserved. A type, a tag and a subject have 1 to \
+         256 bytes of UTF-8 without control characters.";
+    InvalidParameter = "invalid_parameter", 400, never, None,
+        "A query parameter has a value that cannot be",
+        "`errors` names the parameter. Times are RFC 3339, positions and versions are whole \
+         numbers below 2^53.";
+    UnknownParameter = "unknown_parameter", 400, never, None,
+        "This request knows no such query parameter",
+        "Parameters that mean nothing here are refused, so that a misspelt filter does not \
+         return everything.";
     InvalidHeader = "invalid_header", 400, never, None, "A header has a value that cannot be",
-        "The detail names the header. If-Match takes one version in double quotes or `*`, If-None-Match on an append takes `*`.";
-    UnsupportedHeader = "unsupported_header", 400, never, None, "This request does not support a header that it has",
-        "A header that asks for something is refused where it would have no effect: an Idempotency-Key on a request that keeps \
-         none, a condition where nothing is compared, a preference that this version does not carry out.";
-    ConditionsDisagree = "conditions_disagree", 400, never, None, "The body and the headers expect different things",
-        "`expected` in the body and If-Match or If-None-Match in the head say different things. Give one of them.";
+        "The detail names the header. If-Match takes one version in double quotes or `*`, \
+         If-None-Match on an append takes `*`.";
+    UnsupportedHeader = "unsupported_header", 400, never, None,
+        "This request does not support a header that it has",
+        "A header that asks for something is refused where it would have no effect: an \
+         Idempotency-Key on a request that keeps none, a condition where nothing is compared, a \
+         preference that this version does not carry out.";
+    ConditionsDisagree = "conditions_disagree", 400, never, None,
+        "The body and the headers expect different things",
+        "`expected` in the body and If-Match or If-None-Match in the head say different things. \
+         Give one of them.";
     InvalidEncoding = "invalid_encoding", 400, never, None, "The body cannot be decompressed",
         "The body is not what its Content-Encoding says, or it is cut off.";
     MalformedRequest = "malformed_request", 400, never, None, "The request cannot be understood",
-        "The path or the query is not valid percent-encoded UTF-8, or the Host header is missing or given twice.";
+        "The path or the query is not valid percent-encoded UTF-8, or the Host header is \
+         missing or given twice.";
     CredentialsUnknown = "credentials_unknown", 401, never, None, "The credentials are not known",
-        "This server has issued no such credentials. A development server takes none: leave the Authorization header out.";
+        "This server has issued no such credentials. A development server takes none: leave the \
+         Authorization header out.";
     LinkInvalid = "link_invalid", 401, never, None, "The signed link does not hold",
-        "It was changed, it has expired, or the server that made it has been restarted. Make a new one with POST /v1/links.";
-    OriginForeign = "origin_foreign", 403, never, None, "Pages of this origin may not call the server",
-        "The request carries the Origin of another site. An operator allows it with `cors.origins`.";
+        "It was changed, it has expired, or the server that made it has been restarted. Make a \
+         new one with POST /v1/links.";
+    OriginForeign = "origin_foreign", 403, never, None,
+        "Pages of this origin may not call the server",
+        "The request carries the Origin of another site. An operator allows it with \
+         `cors.origins`.";
     NotFound = "not_found", 404, never, None, "There is nothing at this path",
         "The paths of this server are listed under /docs.";
-    TenantUnknown = "tenant_unknown", 404, never, None, "There is no such tenant, or it may not be seen",
+    TenantUnknown = "tenant_unknown", 404, never, None,
+        "There is no such tenant, or it may not be seen",
         "Kimberlite-Tenant names another tenant than the one that these credentials belong to.";
     StreamUnknown = "stream_unknown", 404, never, None, "The stream does not exist",
-        "A stream exists once an event was appended to it. Following one that does not exist yet waits for it.";
+        "A stream exists once an event was appended to it. Following one that does not exist \
+         yet waits for it.";
     RecordUnknown = "record_unknown", 404, never, None, "There is no such record",
-        "The position lies beyond the log, or, under /v1/events, holds a record that is not an event.";
+        "The position lies beyond the log, or, under /v1/events, holds a record that is not an \
+         event.";
     MethodNotAllowed = "method_not_allowed", 405, never, None, "The path does not take this method",
         "The Allow header lists the methods that it takes.";
-    NotAcceptable = "not_acceptable", 406, never, None, "None of the accepted formats can be made here",
-        "Accept names no format that this path has. Events come as application/json, application/x-ndjson, \
-         text/event-stream or application/cloudevents-batch+json.";
+    NotAcceptable = "not_acceptable", 406, never, None,
+        "None of the accepted formats can be made here",
+        "Accept names no format that this path has. Events come as application/json, \
+         application/x-ndjson, text/event-stream or application/cloudevents-batch+json.";
     BodyTimeout = "body_timeout", 408, again, None, "The body did not arrive in time",
-        "The rest of the body did not come within `http.body_timeout_ms`. Nothing of it was applied; lines of a bulk load that \
-         were answered before are kept.";
+        "The rest of the body did not come within `http.body_timeout_ms`. Nothing of it was \
+         applied; lines of a bulk load that were answered before are kept.";
     EventIdConflict = "event_id_conflict", 409, never, None, "An event id is taken",
-        "An event with this id and other content exists, or only some of the ids of the request exist. Sending events again is \
-         recognised where all of them are in the stream with the same content and in the same order.";
+        "An event with this id and other content exists, or only some of the ids of the request \
+         exist. Sending events again is recognised where all of them are in the stream with the \
+         same content and in the same order.";
     Diverged = "diverged", 409, never, None, "The cursor is not of this log",
-        "This log cannot have issued the cursor: it is of another log, or of this one before it was restored from an older \
-         state. What was read with it may not be here. Start again from a position that you trust.";
+        "This log cannot have issued the cursor: it is of another log, or of this one before it \
+         was restored from an older state. What was read with it may not be here. Start again \
+         from a position that you trust.";
     StreamDeleted = "stream_deleted", 410, never, None, "The stream is deleted",
-        "Its events stay in /v1/events. Appending with ?recreate=true brings it back; its versions go on.";
+        "Its events stay in /v1/events. Appending with ?recreate=true brings it back; its \
+         versions go on.";
     ConditionsFailed = "conditions_failed", 412, never, None, "The log is not as expected",
-        "Nothing was appended. `failed_conditions` lists every condition that does not hold, with what was expected and what is.";
+        "Nothing was appended. `failed_conditions` lists every condition that does not hold, \
+         with what was expected and what is.";
     RequestTooLarge = "request_too_large", 413, never, None, "The request is too large",
-        "A body has at most 16 MiB, also after decompression, and a line of a bulk load at most 2 MiB. POST /v1/events takes \
-         any number of lines.";
+        "A body has at most 16 MiB, also after decompression, and a line of a bulk load at most \
+         2 MiB. POST /v1/events takes any number of lines.";
     EventTooLarge = "event_too_large", 413, never, None, "An event is too large",
         "Data, metadata and tags of one event have at most 1 MiB together.";
-    ContentTypeUnsupported = "content_type_unsupported", 415, never, None, "The body has a content type that is not taken here",
-        "The detail lists the content types that the path takes. A body without a Content-Type is refused too.";
-    ContentEncodingUnsupported = "content_encoding_unsupported", 415, never, None, "The body has an encoding that is not taken",
+    ContentTypeUnsupported = "content_type_unsupported", 415, never, None,
+        "The body has a content type that is not taken here",
+        "The detail lists the content types that the path takes. A body without a Content-Type \
+         is refused too.";
+    ContentEncodingUnsupported = "content_encoding_unsupported", 415, never, None,
+        "The body has an encoding that is not taken",
         "Bodies may be compressed with one of gzip and zstd.";
-    HostForeign = "host_foreign", 421, never, None, "The server does not answer under this host name",
-        "The Host header names neither a loopback name or address nor one of `http.hosts`. This keeps web pages from reaching \
-         the server through a name that they control.";
+    HostForeign = "host_foreign", 421, never, None,
+        "The server does not answer under this host name",
+        "The Host header names neither a loopback name or address nor one of `http.hosts`. This \
+         keeps web pages from reaching the server through a name that they control.";
     LimitExceeded = "limit_exceeded", 422, never, None, "A limit is exceeded",
         "`errors` says which. Nothing is cut to fit.";
-    SubjectsUnavailable = "subjects_unavailable", 422, never, None, "Subjects are not available yet",
-        "This version cannot seal and erase the data of subjects, so it takes no events that name any.";
-    IdempotencyMismatch = "idempotency_mismatch", 422, never, None, "The idempotency key was used with another request",
-        "A key stands for one request: its path, its query, its conditions and its body. Take a new key for a new request.";
+    SubjectsUnavailable = "subjects_unavailable", 422, never, None,
+        "Subjects are not available yet",
+        "This version cannot seal and erase the data of subjects, so it takes no events that \
+         name any.";
+    IdempotencyMismatch = "idempotency_mismatch", 422, never, None,
+        "The idempotency key was used with another request",
+        "A key stands for one request: its path, its query, its conditions and its body. Take a \
+         new key for a new request.";
     Internal = "internal", 500, again, Unknown, "The server failed",
-        "The server's log has the cause under the `trace_id`. An append with an Idempotency-Key or with event ids can be sent \
-         again without harm.";
+        "The server's log has the cause under the `trace_id`. An append with an Idempotency-Key \
+         or with event ids can be sent again without harm.";
     Overloaded = "overloaded", 503, again, None, "The server is at a limit",
-        "A queue, or the room for connections or bodies, is full. Wait as long as Retry-After says and send the request again.";
+        "A queue, or the room for connections or bodies, is full. Wait as long as Retry-After \
+         says and send the request again.";
     Contended = "contended", 503, again, None, "Other writers were always faster",
         "What the request rests on changed at every attempt. Send it again.";
     DiskFull = "disk_full", 503, again, None, "There is no room on the disk",
-        "The log cannot grow. Nothing was written. An operator has to make room; reading goes on.";
+        "The log cannot grow. Nothing was written. An operator has to make room; reading goes \
+         on.";
     Draining = "draining", 503, again, Unknown, "The server is stopping",
-        "Reconnect in a moment. Whether an append that got this answer was written is not known to it: send it again with the \
-         same Idempotency-Key or event ids.";
+        "Reconnect in a moment. Whether an append that got this answer was written is not known \
+         to it: send it again with the same Idempotency-Key or event ids.";
     LogDamaged = "log_damaged", 503, never, None, "The log is damaged on disk",
-        "Bytes on disk are not what was written. They are not served, and the tenant takes no writes until they are repaired \
-         from a copy. The detail names the file and the byte.";
+        "Bytes on disk are not what was written. They are not served, and the tenant takes no \
+         writes until they are repaired from a copy. The detail names the file and the byte.";
 }
 
 /// Where a request's body or parameters are wrong.
@@ -359,7 +395,8 @@ pub(crate) struct ProblemBody<'a> {
     /// `none`: nothing was changed. `unknown`: it is not known here.
     #[schema(pattern = "^(none|unknown)$")]
     side_effects: &'a str,
-    /// Under which the server's log tells more: 32 hex digits, the caller's where it sent a `traceparent`.
+    /// Under which the server's log tells more: 32 hex digits, the caller's where it sent a
+    /// `traceparent`.
     trace_id: String,
     /// Where the request is wrong.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]

@@ -1,4 +1,5 @@
-//! Query strings, read strictly: every parameter is known, and given once unless it may be repeated.
+//! Query strings, read strictly: every parameter is known, and given once unless it may be
+//! repeated.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,5 @@
-//! The server process: opens the store, accepts connections, and stops without losing what it accepted.
+//! The server process: opens the store, accepts connections, and stops without losing what it
+//! accepted.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -253,7 +254,8 @@ async fn accept(
     connections.shutdown().await;
 }
 
-/// Without `pipeline_flush`: with it hyper takes from a body whatever there is, though the caller reads nothing.
+/// Without `pipeline_flush`: with it hyper takes from a body whatever there is, though the caller
+/// reads nothing.
 fn builder(config: &Config) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
@@ -332,7 +334,8 @@ fn raise_file_limit() {
     }
 }
 
-/// Text for people, JSON for machines. Libraries' own lines could carry paths, so only their errors are shown.
+/// Text for people, JSON for machines. Libraries' own lines could carry paths, so only their errors
+/// are shown.
 fn start_log(config: &Config) {
     let level = &config.log_level;
     let filter = format!(

@@ -24,7 +24,7 @@ use crate::{
     app::App,
     body::{self, Content},
     json,
-    problem::{Code, Problem, ProblemBody},
+    problem::{Code, Problem},
     query::Query,
 };
 
@@ -44,12 +44,13 @@ pub(crate) struct AppendBody<'a> {
 
 /// Append events to a stream
 ///
-/// All of the events are appended, or none. They are durable before the answer. `If-Match: "3"` says the same as
-/// `"expected": {"version": 3}`, `If-Match: *` as `"exists"`, `If-None-Match: *` as `"none"`.
+/// All of the events are appended, or none. They are durable before the answer. `If-Match: "3"`
+/// says the same as `"expected": {"version": 3}`, `If-Match: *` as `"exists"`, `If-None-Match: *`
+/// as `"none"`.
 ///
-/// Also takes one CloudEvent, or a batch: `type` and `data` become the event's, `time` its `occurred_at`; an `id` that is
-/// no UUID is turned into one (version 5, from `source` and `id`). All other attributes, extensions too, are kept in
-/// `metadata.cloudevents`.
+/// Also takes one CloudEvent, or a batch: `type` and `data` become the event's, `time` its
+/// `occurred_at`; an `id` that is no UUID is turned into one (version 5, from `source` and `id`).
+/// All other attributes, extensions too, are kept in `metadata.cloudevents`.
 #[utoipa::path(
     post, path = "/v1/streams/{stream}/events", tag = "append", operation_id = "append_to_stream",
     params(
@@ -75,7 +76,6 @@ pub(crate) struct AppendBody<'a> {
         (status = 201, description = "Appended", body = ReceiptBody,
             headers(("Location" = String, description = "The first event"))),
         (status = 200, description = "Had been appended before; `Idempotent-Replay: true`", body = ReceiptBody),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn append_to_stream(

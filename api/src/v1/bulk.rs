@@ -49,9 +49,10 @@ struct AnswerLine<'a> {
 
 /// Load many events
 ///
-/// Each line is an event with its stream, and stands or falls by itself. The answer streams while lines arrive: a line per
-/// durable batch, and, where a line is refused, its problem as the last one; nothing behind a refused line is applied.
-/// Sending the same lines again is safe where they carry ids. Empty lines are skipped.
+/// Each line is an event with its stream, and stands or falls by itself. The answer streams while
+/// lines arrive: a line per durable batch, and, where a line is refused, its problem as the last
+/// one; nothing behind a refused line is applied. Sending the same lines again is safe where they
+/// carry ids. Empty lines are skipped.
 #[utoipa::path(
     post, path = "/v1/events", tag = "append", operation_id = "append_lines",
     params(("recreate" = Option<bool>, Query, description = "Bring streams back that were deleted")),
@@ -61,7 +62,6 @@ struct AnswerLine<'a> {
     ),
     responses(
         (status = 200, description = "A line per durable batch", content_type = "application/x-ndjson", body = AnswerLine),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn append_lines(

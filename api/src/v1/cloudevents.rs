@@ -1,11 +1,13 @@
 //! CloudEvents 1.0 in the JSON format, in and out.
 //!
-//! In: `type` and `data` become the event's, `time` its `occurred_at`; an `id` that is no UUID becomes one (version 5,
-//! from `source` and `id`, which together identify a CloudEvent). All attributes but `type` and `data` are kept, extensions
-//! too, in `metadata.cloudevents`. `data_base64` becomes a JSON string, with `"data_base64": true` kept beside it.
+//! In: `type` and `data` become the event's, `time` its `occurred_at`; an `id` that is no UUID
+//! becomes one (version 5, from `source` and `id`, which together identify a CloudEvent). All
+//! attributes but `type` and `data` are kept, extensions too, in `metadata.cloudevents`.
+//! `data_base64` becomes a JSON string, with `"data_base64": true` kept beside it.
 //!
-//! Out: the kept attributes, or `source: /v1/streams/{stream}`; and the extensions `kimberlitestream`,
-//! `kimberliteversion` and `kimberlitecursor`. Tags and other metadata have no place in a CloudEvent and are not shown.
+//! Out: the kept attributes, or `source: /v1/streams/{stream}`; and the extensions
+//! `kimberlitestream`, `kimberliteversion` and `kimberlitecursor`. Tags and other metadata have no
+//! place in a CloudEvent and are not shown.
 
 use std::fmt;
 
@@ -254,7 +256,8 @@ struct Metadata<'a> {
 }
 
 fn push(text: &mut Vec<u8>, event: &StoredEvent) {
-    // Metadata that only looks like ours is not: then the event is shown as one that was no CloudEvent.
+    // Metadata that only looks like ours is not: then the event is shown as one that was no
+    // CloudEvent.
     let metadata =
         event.metadata.as_deref().and_then(|m| serde_json::from_slice::<Metadata<'_>>(m).ok());
     let kept = metadata.and_then(|m| m.cloudevents).filter(|kept| {

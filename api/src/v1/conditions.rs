@@ -19,7 +19,8 @@ use crate::{
     query::whole_number,
 };
 
-/// `"any"`, `"none"` (the stream does not exist), `"exists"`, or `{"version": 3}`: its last event has this version.
+/// `"any"`, `"none"` (the stream does not exist), `"exists"`, or `{"version": 3}`: its last event
+/// has this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = Expected)]
@@ -115,7 +116,8 @@ impl From<Actual> for ActualBody {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[schema(as = FailedCondition)]
 pub(crate) struct FailedConditionBody {
-    /// JSON pointer to the condition in the body; where it came as a header, the place where `expected` would stand.
+    /// JSON pointer to the condition in the body; where it came as a header, the place where
+    /// `expected` would stand.
     #[schema(example = "/conditions/0/expected")]
     pub(crate) pointer: String,
     /// The stream.

@@ -19,11 +19,7 @@ use super::{
     conditions::{self, Refused},
     path::PositionPath,
 };
-use crate::{
-    app::App,
-    problem::{Problem, ProblemBody},
-    query,
-};
+use crate::{app::App, problem::Problem, query};
 
 /// An event.
 #[derive(utoipa::ToSchema)]
@@ -53,7 +49,8 @@ pub(crate) struct EventView {
     /// Its own time.
     #[schema(format = DateTime, required = true)]
     occurred_at: Option<String>,
-    /// The JSON that was appended, byte for byte; NDJSON and SSE show raw line breaks in it as spaces.
+    /// The JSON that was appended, byte for byte; NDJSON and SSE show raw line breaks in it as
+    /// spaces.
     #[schema(required = true)]
     data: serde_json::Value,
     /// The JSON object that was appended.
@@ -123,10 +120,9 @@ enum FrameKind {
 /// The event at a position. 404 where the record there is no event.
 #[utoipa::path(
     get, path = "/v1/events/{position}", tag = "read", operation_id = "read_event",
-    params(("position" = u64, Path, description = "Its position", example = 0, maximum = 9_007_199_254_740_991_u64)),
+    params(("position" = u64, Path, description = "Its position", example = 0)),
     responses(
         (status = 200, description = "The event", body = EventView),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn read_event(

@@ -1,4 +1,5 @@
-//! Following over SSE. A follower holds a cursor and wakes when the tip moves; it never holds a queue of events.
+//! Following over SSE. A follower holds a cursor and wakes when the tip moves; it never holds a
+//! queue of events.
 
 use std::{collections::VecDeque, convert::Infallible, pin::Pin, sync::Arc};
 

@@ -19,7 +19,7 @@ use crate::{
     body::{self, Content},
     json,
     limits::{LINK_PATH_BYTES_MAX, LINK_TTL_S, LINK_TTL_S_MAX},
-    problem::{Code, Problem, ProblemBody},
+    problem::{Code, Problem},
     query,
 };
 
@@ -50,14 +50,14 @@ struct LinkAnswer {
 
 /// Make a signed link
 ///
-/// An address for GET alone that needs no headers, as for a browser's `EventSource`. It may do what its maker may, holds
-/// until it expires or the server is restarted, and breaks when a byte of it is changed.
+/// An address for GET alone that needs no headers, as for a browser's `EventSource`. It may do what
+/// its maker may, holds until it expires or the server is restarted, and breaks when a byte of it
+/// is changed.
 #[utoipa::path(
     post, path = "/v1/links", tag = "operations", operation_id = "create_link",
     request_body(content = LinkBody, example = json!({"path": "/v1/events?type=order-placed", "ttl_s": 60})),
     responses(
         (status = 201, description = "The link", body = LinkAnswer),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn create_link(

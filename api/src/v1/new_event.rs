@@ -32,7 +32,8 @@ pub(crate) struct EventBody<'a> {
     #[serde(rename = "type", borrow)]
     #[schema(value_type = String, min_length = 1, max_length = 256, example = "order-placed")]
     pub(crate) event_type: Text<'a>,
-    /// Any JSON value, kept byte for byte. At most 1 MiB together with metadata and tags, nested at most 128 deep.
+    /// Any JSON value, kept byte for byte. At most 1 MiB together with metadata and tags, nested at
+    /// most 128 deep.
     #[serde(borrow, default)]
     #[schema(value_type = serde_json::Value, required = false, example = json!({"sku": "A7"}))]
     pub(crate) data: Option<&'a RawValue>,
@@ -40,7 +41,8 @@ pub(crate) struct EventBody<'a> {
     #[serde(borrow, default)]
     #[schema(value_type = Option<Object>, example = json!({"source": "web"}))]
     pub(crate) metadata: Option<&'a RawValue>,
-    /// A UUID; a version 7 one is made where it is left out. Sending the same event again with its id adds nothing.
+    /// A UUID; a version 7 one is made where it is left out. Sending the same event again with its
+    /// id adds nothing.
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, format = Uuid)]
     pub(crate) id: Option<Text<'a>>,
@@ -140,7 +142,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// Turns one event into the store's words. `body` holds it, so that its JSON is kept without a copy.
+/// Turns one event into the store's words. `body` holds it, so that its JSON is kept without a
+/// copy.
 pub(crate) fn event(event: EventBody<'_>, place: Place, body: &Bytes) -> Result<NewEvent, Problem> {
     let mut wrong = Wrong { place, found: None };
     let event_type = wrong.name("/type", EventType::new(&event.event_type.0));

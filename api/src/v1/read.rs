@@ -24,7 +24,7 @@ use crate::{
     accept::Format,
     app::{App, TraceId},
     limits::FOLLOW_BATCH_EVENTS,
-    problem::{Code, Problem, ProblemBody},
+    problem::{Code, Problem},
     query::{Query, invalid},
 };
 
@@ -32,9 +32,10 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Read or follow the tenant's events
 ///
-/// `Accept: application/json` gives a page, `application/x-ndjson` the whole range, an event a line (a problem is the last
-/// line where reading breaks off), `text/event-stream` the whole range and then live, `application/cloudevents-batch+json`
-/// a page of CloudEvents (the next page is in the `Link` header).
+/// `Accept: application/json` gives a page, `application/x-ndjson` the whole range, an event a line
+/// (a problem is the last line where reading breaks off), `text/event-stream` the whole range and
+/// then live, `application/cloudevents-batch+json` a page of CloudEvents (the next page is in the
+/// `Link` header).
 ///
 /// Positions number records, of which events are some: they rise and may skip.
 #[utoipa::path(
@@ -52,7 +53,6 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
             (FrameView = "text/event-stream"),
             (Vec<CloudEventBody> = "application/cloudevents-batch+json"),
         )),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn read_events(
@@ -67,7 +67,8 @@ pub(crate) async fn read_events(
 
 /// Read or follow a stream
 ///
-/// The same formats as `/v1/events`. An unknown stream is 404, a deleted one 410; following an unknown stream waits for it.
+/// The same formats as `/v1/events`. An unknown stream is 404, a deleted one 410; following an
+/// unknown stream waits for it.
 #[utoipa::path(
     get, path = "/v1/streams/{stream}/events", tag = "read", operation_id = "read_stream",
     params(
@@ -83,7 +84,6 @@ pub(crate) async fn read_events(
             (FrameView = "text/event-stream"),
             (Vec<CloudEventBody> = "application/cloudevents-batch+json"),
         )),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn read_stream(
@@ -113,7 +113,8 @@ async fn answer(app: Arc<App>, mut asked: Asked, parts: Parts) -> Result<Respons
     Ok(response)
 }
 
-/// `Last-Event-ID` stands above what the address says: browsers repeat the address when they reconnect.
+/// `Last-Event-ID` stands above what the address says: browsers repeat the address when they
+/// reconnect.
 fn resume(selection: &mut Selection, headers: &HeaderMap, format: Format) -> Result<(), Problem> {
     let Some(id) = headers.get(LAST_EVENT_ID) else { return Ok(()) };
     if format != Format::Sse {

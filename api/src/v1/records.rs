@@ -20,11 +20,7 @@ use super::{
     read::with_type,
     receipt,
 };
-use crate::{
-    app::App,
-    problem::{Problem, ProblemBody},
-    query,
-};
+use crate::{app::App, problem::Problem, query};
 
 /// A record.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -52,7 +48,8 @@ struct RecordBody {
 #[derive(Serialize, utoipa::ToSchema)]
 #[schema(as = Payload)]
 struct PayloadBody {
-    /// What it holds: `stream`, `type`, `actor`, `data`, `metadata`, `occurred_at`, `tags`, `idempotency` or `body`.
+    /// What it holds: `stream`, `type`, `actor`, `data`, `metadata`, `occurred_at`, `tags`,
+    /// `idempotency` or `body`.
     #[schema(example = "data")]
     kind: &'static str,
     /// SHA-256 over the stored bytes, in hex.
@@ -63,7 +60,8 @@ struct PayloadBody {
     state: &'static str,
 }
 
-/// What lets someone check a record's payloads against its leaf: each `SHA-256(salt ‖ json)` is its commitment.
+/// What lets someone check a record's payloads against its leaf: each `SHA-256(salt ‖ json)` is its
+/// commitment.
 #[derive(Serialize, utoipa::ToSchema)]
 #[schema(as = Opening)]
 struct OpeningBody {
@@ -88,7 +86,8 @@ struct OpenedBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(pattern = "^[0-9a-f]{32}$")]
     salt: Option<String>,
-    /// The JSON text, as a string, so that no reader changes a byte of it; absent once the payload is gone.
+    /// The JSON text, as a string, so that no reader changes a byte of it; absent once the payload
+    /// is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     json: Option<String>,
 }
@@ -98,10 +97,9 @@ struct OpenedBody {
 /// Whatever happened at a position: an event, a deletion.
 #[utoipa::path(
     get, path = "/v1/records/{position}", tag = "records", operation_id = "read_record",
-    params(("position" = u64, Path, description = "Its position", example = 0, maximum = 9_007_199_254_740_991_u64)),
+    params(("position" = u64, Path, description = "Its position", example = 0)),
     responses(
         (status = 200, description = "The record", body = RecordBody),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn read_record(
@@ -125,10 +123,9 @@ pub(crate) async fn read_record(
 /// The bytes that its hash covers: SHA-256(0x00 ‖ leaf).
 #[utoipa::path(
     get, path = "/v1/records/{position}/leaf", tag = "records", operation_id = "read_record_leaf",
-    params(("position" = u64, Path, description = "The record's position", example = 0, maximum = 9_007_199_254_740_991_u64)),
+    params(("position" = u64, Path, description = "The record's position", example = 0)),
     responses(
         (status = 200, description = "The leaf", content_type = "application/octet-stream", body = Vec<u8>),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn read_record_leaf(
@@ -144,10 +141,9 @@ pub(crate) async fn read_record_leaf(
 /// The leaf, and the salt and JSON of each payload that is still there.
 #[utoipa::path(
     get, path = "/v1/records/{position}/opening", tag = "records", operation_id = "read_record_opening",
-    params(("position" = u64, Path, description = "The record's position", example = 0, maximum = 9_007_199_254_740_991_u64)),
+    params(("position" = u64, Path, description = "The record's position", example = 0)),
     responses(
         (status = 200, description = "The opening", body = OpeningBody),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn read_record_opening(
@@ -163,10 +159,9 @@ pub(crate) async fn read_record_opening(
 /// The same as under `/v1/records`, for events only.
 #[utoipa::path(
     get, path = "/v1/events/{position}/leaf", tag = "records", operation_id = "read_event_leaf",
-    params(("position" = u64, Path, description = "The event's position", example = 0, maximum = 9_007_199_254_740_991_u64)),
+    params(("position" = u64, Path, description = "The event's position", example = 0)),
     responses(
         (status = 200, description = "The leaf", content_type = "application/octet-stream", body = Vec<u8>),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn read_event_leaf(
@@ -182,10 +177,9 @@ pub(crate) async fn read_event_leaf(
 /// The same as under `/v1/records`, for events only.
 #[utoipa::path(
     get, path = "/v1/events/{position}/opening", tag = "records", operation_id = "read_event_opening",
-    params(("position" = u64, Path, description = "The event's position", example = 0, maximum = 9_007_199_254_740_991_u64)),
+    params(("position" = u64, Path, description = "The event's position", example = 0)),
     responses(
         (status = 200, description = "The opening", body = OpeningBody),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn read_event_opening(

@@ -24,13 +24,15 @@ const PLAIN: AsciiSet =
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "read by name from the query; this describes it")]
 pub(crate) struct FilterParams {
-    /// Start behind this: an event's cursor, a position, or `head`. A cursor that this log cannot have issued gives 409.
+    /// Start behind this: an event's cursor, a position, or `head`. A cursor that this log cannot
+    /// have issued gives 409.
     #[param(example = "0")]
     after: Option<String>,
     /// Order of the answer; following goes forward only.
     #[param(inline)]
     direction: Option<DirectionParam>,
-    /// Events in a page, 100 where it is left out; the most lines of an NDJSON answer, all where it is left out.
+    /// Events in a page, 100 where it is left out; the most lines of an NDJSON answer, all where it
+    /// is left out.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// Any of these types.

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     app::{App, empty},
     limits::PAGE_EVENTS,
-    problem::{Code, Problem, ProblemBody},
+    problem::{Code, Problem},
     query::{self, Query, invalid},
 };
 
@@ -78,7 +78,6 @@ struct StreamPageBody {
     ),
     responses(
         (status = 200, description = "Streams", body = StreamPageBody),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn list_streams(
@@ -123,7 +122,6 @@ pub(crate) async fn list_streams(
     responses(
         (status = 200, description = "The stream", body = StreamBody, headers(("ETag" = String, description = "Its version"))),
         (status = 304, description = "Still the same"),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn describe_stream(
@@ -163,8 +161,8 @@ pub(crate) async fn describe_stream(
 
 /// Delete a stream
 ///
-/// The stream reads 410 from then on, and appends to it are 410 unless `?recreate=true` (versions go on). Its events stay in
-/// `/v1/events`, marked `"stream_deleted": true`.
+/// The stream reads 410 from then on, and appends to it are 410 unless `?recreate=true` (versions
+/// go on). Its events stay in `/v1/events`, marked `"stream_deleted": true`.
 #[utoipa::path(
     delete, path = "/v1/streams/{stream}", tag = "streams", operation_id = "delete_stream",
     params(
@@ -173,7 +171,6 @@ pub(crate) async fn describe_stream(
     ),
     responses(
         (status = 204, description = "Deleted"),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn delete_stream(

@@ -25,7 +25,7 @@ use crate::{
     app::App,
     body::{self, Content},
     json,
-    problem::{Code, Problem, ProblemBody},
+    problem::{Code, Problem},
     query::Query,
 };
 
@@ -132,7 +132,8 @@ struct HeldBody {
     position: Option<u64>,
 }
 
-/// 200 has a transaction's receipt (had been carried out before) or, for conditions alone, the position.
+/// 200 has a transaction's receipt (had been carried out before) or, for conditions alone, the
+/// position.
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
 #[schema(as = TransactionAnswer)]
@@ -143,8 +144,8 @@ enum AnswerBody {
 
 /// Append to several streams, or to none, all or nothing
 ///
-/// The events are appended if every condition holds: those of the appended streams and those of the list. A 412 lists
-/// every one that does not.
+/// The events are appended if every condition holds: those of the appended streams and those of the
+/// list. A 412 lists every one that does not.
 #[utoipa::path(
     post, path = "/v1/transactions", tag = "append", operation_id = "append_transaction",
     params(
@@ -167,7 +168,6 @@ enum AnswerBody {
             headers(("Location" = String, description = "The first event"))),
         (status = 200, description = "Had been carried out before (`Idempotent-Replay: true`), or conditions alone, all of \
             which hold", body = AnswerBody),
-        (status = "default", description = "A problem", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
 pub(crate) async fn append_transaction(

@@ -1,5 +1,5 @@
-//! The protocol around the API: HTTP/2, preflights, trace ids, conditions on reading, answers while the body still comes,
-//! stopping, damage.
+//! The protocol around the API: HTTP/2, preflights, trace ids, conditions on reading, answers while
+//! the body still comes, stopping, damage.
 
 use std::fs;
 
@@ -27,14 +27,16 @@ const EVENT: &str = r#"{"events":[{"type":"t"}]}"#;
 async fn http_2_works_without_tls() {
     let (server, _folder) = server();
     let stream = TcpStream::connect(&server.address).await.unwrap();
-    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let url = |path: &str| format!("http://{}{path}", server.address);
     let append = Request::post(url(PATH)).header("content-type", "application/json");
     let append = append.body(Full::new(Bytes::from_static(EVENT.as_bytes()))).unwrap();
     assert_eq!(sender.send_request(append).await.unwrap().status(), 201);
     let read = Request::get(url("/v1/events")).body(Full::default()).unwrap();
-    let body = sender.send_request(read).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    let body =
+        sender.send_request(read).await.unwrap().into_body().collect().await.unwrap().to_bytes();
     let page: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(page["head"], 0);
     let foreign = Request::get("http://evil.example/v1/events").body(Full::default()).unwrap();
@@ -44,7 +46,8 @@ async fn http_2_works_without_tls() {
 #[tokio::test]
 async fn browsers_are_told_what_a_configured_origin_may_do() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::with(folder.path(), &[("KIMBERLITE_CORS_ORIGINS", "https://app.example.com")]);
+    let server =
+        Server::with(folder.path(), &[("KIMBERLITE_CORS_ORIGINS", "https://app.example.com")]);
     let mut client = server.client().await;
     let asks = |origin| [("origin", origin), ("access-control-request-method", "POST")];
     let told = client.send("OPTIONS", PATH, &asks("https://app.example.com"), "").await;
@@ -52,7 +55,10 @@ async fn browsers_are_told_what_a_configured_origin_may_do() {
     assert_eq!(told.header("access-control-allow-origin"), Some("https://app.example.com"));
     assert!(told.header("access-control-allow-methods").unwrap().contains("POST"));
     assert!(told.header("access-control-allow-headers").unwrap().contains("content-type"));
-    client.send("OPTIONS", PATH, &asks("https://evil.example"), "").await.problem(403, "origin_foreign");
+    client
+        .send("OPTIONS", PATH, &asks("https://evil.example"), "")
+        .await
+        .problem(403, "origin_foreign");
     // A refusal must be readable by the page that caused it.
     let sent = [("origin", "https://app.example.com"), ("content-type", "text/plain")];
     let refused = client.send("POST", PATH, &sent, "x").await;
@@ -68,7 +74,8 @@ async fn a_problem_carries_the_callers_trace_id() {
     let parent = format!("00-{id}-00f067aa0ba902b7-01");
     let answer = client.send("GET", "/v1/streams/none", &[("traceparent", &parent)], "").await;
     assert_eq!(answer.problem(404, "stream_unknown")["trace_id"], id);
-    for parent in ["", "00-xyz", "00-00000000000000000000000000000000-00f067aa0ba902b7-01", "ff-é"] {
+    for parent in ["", "00-xyz", "00-00000000000000000000000000000000-00f067aa0ba902b7-01", "ff-é"]
+    {
         let answer = client.send("GET", "/v1/streams/none", &[("traceparent", parent)], "").await;
         let made = answer.problem(404, "stream_unknown")["trace_id"].as_str().unwrap().to_owned();
         assert!(made.len() == 32 && made != id && made.bytes().any(|b| b != b'0'), "{made}");
@@ -113,7 +120,10 @@ async fn following_takes_no_limit_no_end_and_no_other_format() {
         let headers = [sse[0], ("last-event-id", id)];
         client.send("GET", "/v1/events", &headers, "").await.problem(400, "invalid_header");
     }
-    client.send("GET", "/v1/events", &[("last-event-id", "0.00000000")], "").await.problem(400, "unsupported_header");
+    client
+        .send("GET", "/v1/events", &[("last-event-id", "0.00000000")], "")
+        .await
+        .problem(400, "unsupported_header");
     client.send("DELETE", "/v1/streams/s", &[], "").await;
     client.send("GET", PATH, &sse, "").await.problem(410, "stream_deleted");
 }
@@ -149,7 +159,8 @@ struct Raw {
 
 impl Raw {
     async fn open(server: &Server, text: &str) -> Self {
-        let mut raw = Self { stream: BufReader::new(TcpStream::connect(&server.address).await.unwrap()) };
+        let mut raw =
+            Self { stream: BufReader::new(TcpStream::connect(&server.address).await.unwrap()) };
         raw.write(text).await;
         raw
     }
@@ -168,7 +179,8 @@ impl Raw {
         let mut line = String::new();
         while !line.contains(part) {
             line.clear();
-            let read = timeout(PATIENCE, self.stream.read_line(&mut line)).await.expect("a line in time");
+            let read =
+                timeout(PATIENCE, self.stream.read_line(&mut line)).await.expect("a line in time");
             assert!(read.unwrap() > 0, "no {part} came");
         }
         line
@@ -204,7 +216,8 @@ async fn compressed_bulk_loads_are_whole_or_end_with_a_problem() {
     use std::io::Write;
     let (server, _folder) = server();
     let count = 20_000;
-    let text: String = (0..count).map(|n| format!("{{\"stream\":\"s\",\"type\":\"t\",\"data\":{n}}}\n")).collect();
+    let lines = (0..count).map(|n| format!("{{\"stream\":\"s\",\"type\":\"t\",\"data\":{n}}}\n"));
+    let text = lines.collect::<Vec<_>>().concat();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(text.as_bytes()).unwrap();
     let gzip = gzip.finish().unwrap();
@@ -221,8 +234,12 @@ async fn compressed_bulk_loads_are_whole_or_end_with_a_problem() {
         let last: Value = serde_json::from_str(broken.text().lines().last().unwrap()).unwrap();
         assert_eq!(last["problem"]["code"], "invalid_encoding", "{encoding}: {last}");
         // What was answered before is kept, and nothing else.
-        let kept = broken.text().lines().filter_map(|l| serde_json::from_str::<Value>(l).unwrap()["last_position"].as_u64());
-        let head = server.client().await.get("/v1/events?limit=1").await.ok(200)["head"].as_u64().unwrap();
+        let kept = broken
+            .text()
+            .lines()
+            .filter_map(|l| serde_json::from_str::<Value>(l).unwrap()["last_position"].as_u64());
+        let head =
+            server.client().await.get("/v1/events?limit=1").await.ok(200)["head"].as_u64().unwrap();
         let expected = kept.max().unwrap_or(total - 1);
         assert_eq!(head, expected, "{encoding}");
         total = head + 1;
@@ -270,7 +287,11 @@ async fn damage_is_a_503_that_names_file_and_byte() {
     let server = Server::start(folder.path());
     let mut client = server.client().await;
     let name = log.file_name().unwrap().to_str().unwrap();
-    for answer in [client.get("/health/ready").await, client.post(PATH, EVENT).await, client.get("/v1/events").await] {
+    for answer in [
+        client.get("/health/ready").await,
+        client.post(PATH, EVENT).await,
+        client.get("/v1/events").await,
+    ] {
         let problem = answer.problem(503, "log_damaged");
         let detail = problem["detail"].as_str().unwrap();
         assert!(detail.contains(name) && detail.contains("byte"), "{detail}");

@@ -20,8 +20,6 @@ use crate::{
     support::{Frames, PATIENCE, Server},
 };
 
-const EVENT: &str = r#"{"events":[{"type":"t"}]}"#;
-
 /// A command that ends by itself.
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kimberlite"));
@@ -34,7 +32,10 @@ fn refused(arguments: &[&str], environment: &[(&str, &str)], says: &[&str]) {
     let (success, text) = run(arguments, environment);
     assert!(!success, "{arguments:?} with {environment:?}: {text}");
     for part in says {
-        assert!(text.contains(part), "{arguments:?} with {environment:?} does not say {part}: {text}");
+        assert!(
+            text.contains(part),
+            "{arguments:?} with {environment:?} does not say {part}: {text}"
+        );
     }
 }
 
@@ -43,7 +44,10 @@ async fn heard(stream: &mut TcpStream, part: &str) -> String {
     let mut text = String::new();
     let mut buffer = [0; 4096];
     while part.is_empty() || !text.contains(part) {
-        match timeout(PATIENCE, stream.read(&mut buffer)).await.expect("an answer or an end in time") {
+        match timeout(PATIENCE, stream.read(&mut buffer))
+            .await
+            .expect("an answer or an end in time")
+        {
             Ok(0) | Err(_) => break,
             Ok(n) => text.push_str(&String::from_utf8_lossy(&buffer[..n])),
         }
@@ -66,7 +70,11 @@ async fn every_setting_has_an_effect() {
         let folder = tempfile::tempdir().unwrap();
         let with = |value: &str| Server::with(folder.path(), &[(key.env, value)]);
         match key.name {
-            "listen" => refused(&["dev", "--ephemeral"], &[(key.env, "192.0.2.1:1")], &["192.0.2.1:1", "loopback"]),
+            "listen" => refused(
+                &["dev", "--ephemeral"],
+                &[(key.env, "192.0.2.1:1")],
+                &["192.0.2.1:1", "loopback"],
+            ),
             "data" => {
                 let file = folder.path().join("file");
                 fs::write(&file, "no folder").unwrap();
@@ -77,12 +85,14 @@ async fn every_setting_has_an_effect() {
             "key" => {
                 let server = Server::start(folder.path());
                 let url = format!("http://{}", server.address);
-                refused(&["read"], &[("KIMBERLITE_URL", &url), (key.env, "secret")], &["credentials"]);
+                refused(
+                    &["read"],
+                    &[("KIMBERLITE_URL", &url), (key.env, "secret")],
+                    &["credentials"],
+                );
             }
             "http.hosts" => {
-                let mut client = with("db.example.com").client().await;
-                drop(client.try_send("GET", "/v1/events", &[("host", "db.example.com")], "").await);
-                let server = Server::with(folder.path(), &[(key.env, "db.example.com")]);
+                let server = with("db.example.com");
                 let own = [("host", "db.example.com:80")];
                 server.client().await.send("GET", "/v1/events", &own, "").await.ok(200);
             }
@@ -94,7 +104,8 @@ async fn every_setting_has_an_effect() {
             "http.connections_max" => connections_max(&with("1")).await,
             "http.header_timeout_ms" => {
                 let server = with("100");
-                for bytes in ["", "G", "GET /v1/events HTTP/1.1\r\nhost: loc", "PRI * HTTP/2.0\r\n"] {
+                for bytes in ["", "G", "GET /v1/events HTTP/1.1\r\nhost: loc", "PRI * HTTP/2.0\r\n"]
+                {
                     let text = heard(&mut says(&server.address, bytes).await, "").await;
                     assert!(!text.contains("200"), "{bytes:?}: {text}");
                 }
@@ -102,7 +113,10 @@ async fn every_setting_has_an_effect() {
             "http.body_timeout_ms" => {
                 let server = with("100");
                 let text = heard(&mut says(&server.address, UNFINISHED).await, "}").await;
-                assert!(text.starts_with("HTTP/1.1 408") && text.contains("body_timeout"), "{text}");
+                assert!(
+                    text.starts_with("HTTP/1.1 408") && text.contains("body_timeout"),
+                    "{text}"
+                );
             }
             "follow.heartbeat_ms" => {
                 let server = with("50");
@@ -111,7 +125,10 @@ async fn every_setting_has_an_effect() {
                 for _ in 0..3 {
                     frames.until("heartbeat").await;
                 }
-                assert!(started.elapsed().as_secs() < 8, "three of the default take thirty seconds");
+                assert!(
+                    started.elapsed().as_secs() < 8,
+                    "three of the default take thirty seconds"
+                );
             }
             "shutdown.timeout_ms" => {
                 let server = with("100");
@@ -130,9 +147,15 @@ async fn every_setting_has_an_effect() {
 async fn connections_max(server: &Server) {
     let mut first = server.client().await;
     first.get("/v1/events").await.ok(200);
-    let mut second = says(&server.address, "GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    let mut second =
+        says(&server.address, "GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let text = heard(&mut second, "").await;
-    assert!(text.starts_with("HTTP/1.1 503") && text.contains("\"overloaded\"") && text.contains("retry-after"), "{text}");
+    assert!(
+        text.starts_with("HTTP/1.1 503")
+            && text.contains("\"overloaded\"")
+            && text.contains("retry-after"),
+        "{text}"
+    );
     first.get("/v1/events").await.ok(200);
 }
 
@@ -146,7 +169,8 @@ async fn segment_bytes(server: &Server, folder: &Path) {
     assert!(segments > 1, "{segments} segments");
 }
 
-/// What a server that cannot have its port logs before it ends does not depend on the level, so one is run and stopped.
+/// What a server that cannot have its port logs before it ends does not depend on the level, so one
+/// is run and stopped.
 fn log_level(env: &str) {
     for (level, shown) in [("error", false), ("info", true)] {
         let log = logged(&[(env, level)], |_| {});
@@ -183,10 +207,14 @@ fn logged(environment: &[(&str, &str)], used: impl FnOnce(&str)) -> String {
 fn the_log_shows_routes_but_no_paths_names_or_bodies() {
     let log = logged(&[("KIMBERLITE_LOG_LEVEL", "trace")], |address| {
         use std::io::{Read, Write};
-        let body = r#"{"events":[{"type":"hidden-type","data":"hidden-data","tags":["hidden-tag"]}]}"#;
+        let body =
+            r#"{"events":[{"type":"hidden-type","data":"hidden-data","tags":["hidden-tag"]}]}"#;
         let mut stream = std::net::TcpStream::connect(address).unwrap();
         let head = "POST /v1/streams/hidden-stream/events?recreate=true HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
-        let rest = format!("content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let rest = format!(
+            "content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
         stream.write_all(format!("{head}{rest}").as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -195,17 +223,28 @@ fn the_log_shows_routes_but_no_paths_names_or_bodies() {
     assert!(log.contains("/v1/streams/{stream}/events"), "{log}");
     assert!(!log.contains("hidden"), "{log}");
     for line in log.lines() {
-        assert!(serde_json::from_str::<serde_json::Value>(line).is_ok_and(|l| l["level"].is_string()), "{line}");
+        assert!(
+            serde_json::from_str::<serde_json::Value>(line).is_ok_and(|l| l["level"].is_string()),
+            "{line}"
+        );
     }
 }
 
 #[tokio::test]
 async fn what_cannot_be_set_or_used_is_said() {
     refused(&["dev", "--ephemeral"], &[("KIMBERLITE_LISTN", "x")], &["KIMBERLITE_LISTN"]);
-    refused(&["dev", "--ephemeral"], &[("KIMBERLITE_LOG_LEVEL", "loud")], &["KIMBERLITE_LOG_LEVEL"]);
+    refused(
+        &["dev", "--ephemeral"],
+        &[("KIMBERLITE_LOG_LEVEL", "loud")],
+        &["KIMBERLITE_LOG_LEVEL"],
+    );
     refused(&["dev", "--ephemeral", "--listen", "0.0.0.0:0"], &[], &["loopback", "--listen"]);
     let (server, _folder) = server();
-    refused(&["dev", "--ephemeral", "--listen", &server.address], &[], &[&server.address, "in use", "--listen"]);
+    refused(
+        &["dev", "--ephemeral", "--listen", &server.address],
+        &[],
+        &[&server.address, "in use", "--listen"],
+    );
     let (success, table) = run(&["config", "--explain"], &[]);
     assert!(success);
     let page = server.client().await.get("/docs/config").await;

@@ -1,4 +1,5 @@
-//! The checked-in document is the one that the routes make, and what it says is what the router does.
+//! The checked-in document is the one that the routes make, and what it says is what the router
+//! does.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 

@@ -1,4 +1,5 @@
-//! Every operation's example is sent to the running router, and every answer is held against its schema.
+//! Every operation's example is sent to the running router, and every answer is held against its
+//! schema.
 
 use axum::{
     Router,
@@ -71,7 +72,8 @@ async fn send(
     Answer { status, headers, body: bytes }
 }
 
-/// The operation's path with the examples of its path parameters, and those of its query where it has any.
+/// The operation's path with the examples of its path parameters, and those of its query where it
+/// has any.
 fn path_of(path: &str, operation: &Value, with_query: bool) -> String {
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), ToOwned::to_owned);
     let (mut path, mut query) = (path.to_owned(), Vec::new());
