@@ -181,7 +181,8 @@ pub const KEYS: &[Key] = &[
         unit: "bytes",
         what: "Size of a new segment file.",
         set: |config, text| {
-            config.segment_bytes = number(text, 1 << 20, kimberlite_store::limits::SEGMENT_BYTES_MAX)?;
+            config.segment_bytes =
+                number(text, 1 << 20, kimberlite_store::limits::SEGMENT_BYTES_MAX)?;
             Ok(())
         },
     },

@@ -71,7 +71,7 @@ pub fn document() -> Value {
     for (_, methods) in paths.iter_mut().filter(|(path, _)| path.starts_with("/v1/")) {
         for operation in methods.as_object_mut().into_iter().flat_map(|m| m.values_mut()) {
             operation["responses"]["default"] = problem.clone();
-            let parameters = operation["parameters"].as_array_mut();
+            let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
             for parameter in parameters.into_iter().flatten().filter(|p| p["in"] == "path") {
                 bound(parameter);
             }
