@@ -276,6 +276,11 @@ impl Piece {
         Ok(Self { first: located[0].position, text: text.into(), spans, generation })
     }
 
+    /// Bytes of its text: more than its JSON alone has.
+    pub(crate) fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
     /// The position behind the last record.
     pub(crate) fn end(&self) -> u64 {
         self.first + self.spans.len() as u64

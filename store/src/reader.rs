@@ -160,6 +160,9 @@ impl Reader<'_> {
         while at < plan.range.end && text.count < limit && text.bytes < PAGE_BYTES_MAX {
             let piece = self.piece(plan, at)?;
             let end = piece.end().min(plan.range.end);
+            if shape != Shape::Sse {
+                text.copied.reserve(piece.bytes());
+            }
             let from = at;
             let before = text.count;
             while at < end && text.count < limit {

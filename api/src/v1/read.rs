@@ -1,6 +1,12 @@
 //! Reading: `GET /v1/events` and `GET /v1/streams/{stream}/events`, in every format.
 
-use std::{collections::VecDeque, convert::Infallible, sync::Arc};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use axum::{
     body::Body,
@@ -10,6 +16,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
+use hyper::body::{Frame, SizeHint};
 use kimberlite_store::read::{After, Batch, Direction, Selection, Shape, Source};
 
 use super::{
@@ -147,15 +154,46 @@ async fn page(app: &App, asked: &Asked) -> Result<Response, Problem> {
     let text = next.as_ref().map_or_else(|| "null".to_owned(), |n| format!("\"{n}\""));
     let head = head.map_or_else(|| "null".to_owned(), |h| h.to_string());
     let tail = format!("],\"next\":{text},\"head\":{head}}}");
-    let open = b"{\"events\":[";
-    let bytes = open.len() + batch.pieces.iter().map(Bytes::len).sum::<usize>() + tail.len();
-    let mut body = Vec::with_capacity(bytes);
-    body.extend_from_slice(open);
-    batch.pieces.iter().for_each(|piece| body.extend_from_slice(piece));
-    body.extend_from_slice(tail.as_bytes());
-    let mut response = with_type(Body::from(body), "application/json");
+    let open = Bytes::from_static(b"{\"events\":[");
+    let parts = [open].into_iter().chain(batch.pieces).chain([tail.into()]).collect();
+    let mut response = with_type(Body::new(Spliced::new(parts)), "application/json");
     link(&mut response, next);
     Ok(response)
+}
+
+/// A body of known length that is sent from where its parts lie, without joining them.
+struct Spliced {
+    parts: VecDeque<Bytes>,
+    left: u64,
+}
+
+impl Spliced {
+    fn new(parts: VecDeque<Bytes>) -> Self {
+        let left = parts.iter().map(|part| part.len() as u64).sum();
+        Self { parts, left }
+    }
+}
+
+impl hyper::body::Body for Spliced {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let part = self.parts.pop_front();
+        self.left -= part.as_ref().map_or(0, |part| part.len() as u64);
+        Poll::Ready(part.map(|part| Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
 }
 
 /// The next page's path; nothing at the head.
