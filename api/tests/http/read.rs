@@ -211,6 +211,8 @@ async fn people_and_machines_find_their_pages() {
             .any(|(i, _)| page.text()[i + 5..].starts_with("http"));
         assert!(!outside, "{path} loads something from elsewhere");
     }
+    let problem = client.get("/docs/problems/conditions_failed").await;
+    assert!(problem.text().contains("<code>failed_conditions</code>"), "{}", problem.text());
     let unknown = client.send("GET", "/nothing/here", &[("accept", "text/html")], "").await;
     assert_eq!(unknown.status, 404);
     assert!(unknown.text().contains("<html"));
