@@ -5,13 +5,13 @@ use kimberlite_consensus::{Recovered, Replica, Superblock};
 
 use crate::{
     append::{Append, Expected, NewEvent, StreamAppend},
-    kernel::{Prepared, PreparedCommand},
+    kernel::{Prepared, PreparedCommand, Seen},
     log::frame::{FrameHead, Section, read_section},
     node::machine::Machine,
     record::{PayloadKind, Payloads},
     resolve,
     tenant::TenantShared,
-    words::{Actor, EventType, StreamName},
+    words::{Actor, EventType, Reference, StreamName},
 };
 
 const TENANT: [u8; 16] = [1; 16];
@@ -59,8 +59,10 @@ impl Bench {
     /// # Panics
     /// Never: the command is within its limits.
     pub fn resolve(&self) -> Resolved {
-        let (prepared, seen_at) =
+        let (mut prepared, seen_at) =
             resolve::append(&self.tenant, &self.append).expect("within limits");
+        // As in every command but an actor's first.
+        prepared.actor.seen = Seen::Known(Reference([7; 16]));
         let command = PreparedCommand::Append(prepared);
         Resolved(Prepared { tenant: TENANT, seen_at, command, bytes: 0 })
     }
