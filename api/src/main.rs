@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+/// Requests are allocated on the server's threads and freed on the log's: the system's allocator has them wait
+/// for each other.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     kimberlite_api::cli::main()
 }

@@ -13,6 +13,9 @@ pub mod limits;
 pub mod read;
 pub mod words;
 
+mod disk;
+#[cfg(test)]
+mod faults;
 mod fragment;
 mod index;
 mod kernel;

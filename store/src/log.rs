@@ -2,21 +2,18 @@
 //!
 //! This module knows files and frames. It does not know records, tenants or what may be appended.
 
+mod ahead;
 pub(crate) mod frame;
 pub(crate) mod recovery;
 pub(crate) mod run;
 pub(crate) mod superblock;
 
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, sync::Arc};
 
 use kimberlite_consensus::Identity;
-use rustix::fs::{FallocateFlags, fallocate, fdatasync, fsync};
+
+use crate::disk::{Disk, DiskFile, PAGE_BYTES};
+use ahead::{Ahead, Pace, SPARE};
 
 /// The format that this version writes and reads.
 pub(crate) const FORMAT: u32 = 1;
@@ -27,10 +24,14 @@ const SEGMENT_MAGIC: &[u8; 8] = b"KMBLSEG1";
 const END_MARK: &[u8; 4] = b"KEND";
 const SEGMENT_SEALED_BYTES: usize = 72;
 
-/// A segment file, open for reading.
+/// Where the segments lie, relative to the data folder.
+pub(crate) const FOLDER: &str = "log";
+pub(crate) const SEGMENT_SUFFIX: &str = ".segment";
+
+/// A segment file.
 #[derive(Debug)]
 pub(crate) struct Segment {
-    pub(crate) file: File,
+    pub(crate) file: Arc<dyn DiskFile>,
     /// Relative to the data folder.
     pub(crate) name: String,
     pub(crate) first_op: u64,
@@ -38,13 +39,13 @@ pub(crate) struct Segment {
 
 /// The path of the segment that begins with this op, relative to the data folder.
 fn segment_name(first_op: u64) -> String {
-    format!("log/{first_op:016x}.segment")
+    format!("{FOLDER}/{first_op:016x}{SEGMENT_SUFFIX}")
 }
 
 /// The writing end of the log.
 #[derive(Debug)]
 pub(crate) struct Log {
-    folder: PathBuf,
+    disk: Arc<dyn Disk>,
     cluster: [u8; 16],
     segment_bytes: u64,
     segment: Arc<Segment>,
@@ -53,6 +54,9 @@ pub(crate) struct Log {
     /// Where the room of the open segment ends.
     room: u64,
     pub(crate) segments: usize,
+    ahead: Option<Ahead>,
+    /// The page that `at` lies in, up to `at`; behind it, room for a frame to be written.
+    pages: Vec<u8>,
 }
 
 /// Where an op was written.
@@ -65,8 +69,8 @@ pub(crate) struct Written {
 /// Why an op was not written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteError {
-    /// There is no room for another segment; nothing was written.
-    #[error("no room for another segment")]
+    /// There is no room on the disk; nothing was written.
+    #[error("no room on the disk")]
     NoRoom(#[source] io::Error),
     /// A write or a sync failed: what the disk holds is unknown, and the process must stop.
     #[error("writing the log failed")]
@@ -76,16 +80,27 @@ pub(crate) enum WriteError {
 impl Log {
     /// Goes on in `segment` at `at`.
     pub(crate) fn new(
-        folder: &Path,
+        disk: Arc<dyn Disk>,
         cluster: [u8; 16],
         segment_bytes: u64,
         segment: Arc<Segment>,
         at: u64,
         segments: usize,
     ) -> io::Result<Self> {
-        let room = segment.file.metadata()?.len();
-        let folder = folder.to_owned();
-        Ok(Self { folder, cluster, segment_bytes, segment, at, room, segments })
+        // A segment that never got its name.
+        for left in disk.list(FOLDER)?.iter().filter(|n| !n.ends_with(SEGMENT_SUFFIX)) {
+            disk.remove(&format!("{FOLDER}/{left}"))?;
+        }
+        let room = segment.file.length()?;
+        let ahead = disk.prepares_ahead().then(|| {
+            let (disk, file) = (Arc::clone(&disk), Arc::clone(&segment.file));
+            Ahead::start(disk, file, at, room, segment_bytes, Pace::USUAL)
+        });
+        let ahead = ahead.transpose()?;
+        let page = at / PAGE_BYTES * PAGE_BYTES;
+        let mut pages = vec![0; (at - page) as usize];
+        segment.file.read_exact_at(&mut pages, page)?;
+        Ok(Self { disk, cluster, segment_bytes, segment, at, room, segments, ahead, pages })
     }
 
     /// Writes a frame and makes it durable.
@@ -103,20 +118,56 @@ impl Log {
             self.roll(op, parent, length)?;
         }
         let offset = self.at;
-        self.segment.file.write_all_at(frame, offset).map_err(WriteError::Fatal)?;
-        fdatasync(&self.segment.file).map_err(|e| WriteError::Fatal(e.into()))?;
+        self.write_pages(frame).map_err(|e| match e.kind() {
+            // On a file system that copies on write. Whatever was written is invalid and is overwritten next.
+            io::ErrorKind::StorageFull => WriteError::NoRoom(e),
+            _ => WriteError::Fatal(e),
+        })?;
+        self.segment.file.sync().map_err(WriteError::Fatal)?;
         self.at += length;
+        let done = self.pages.len() - (self.at % PAGE_BYTES) as usize;
+        self.pages.drain(..done);
         Ok(Written { segment: Arc::clone(&self.segment), offset })
+    }
+
+    /// Writes a frame at `at` in whole pages: what lies before it in its first page is known, zeros lie behind it.
+    /// Leaves the written pages in `pages`, up to the frame's end, and as they were after an error.
+    fn write_pages(&mut self, frame: &[u8]) -> io::Result<()> {
+        let before = self.pages.len();
+        let page = self.at - before as u64;
+        let length = before + frame.len();
+        let padded = (length as u64).next_multiple_of(PAGE_BYTES).min(self.room - page);
+        if let Some(ahead) = &self.ahead {
+            ahead.claim(page + padded);
+        }
+        self.pages.extend_from_slice(frame);
+        self.pages.resize(padded as usize, 0);
+        let written = self.segment.file.write_all_at(&self.pages, page);
+        self.pages.truncate(if written.is_ok() { length } else { before });
+        written
     }
 
     /// Closes the open segment and opens the next one with room for at least one frame of `length`.
     fn roll(&mut self, op: u64, parent: Identity, length: u64) -> Result<(), WriteError> {
         let bytes = self.segment_bytes.max(SEGMENT_HEAD_BYTES + length + END_MARK_BYTES);
-        let next = create_segment(&self.folder, self.cluster, op, parent, bytes)
-            .map_err(WriteError::NoRoom)?;
-        end_segment(&self.segment.file, self.at, op).map_err(WriteError::Fatal)?;
+        let head = Head { cluster: self.cluster, first_op: op, parent };
+        let spare = self.ahead.as_ref().and_then(Ahead::take_spare);
+        let next = match spare {
+            Some(file) if bytes == self.segment_bytes => {
+                // Its room is there, but the name may need some: a full disk shows here.
+                name_segment(&*self.disk, file, SPARE, head)
+            }
+            _ => create_segment(&*self.disk, head, bytes),
+        };
+        let next = next.map_err(WriteError::NoRoom)?;
+        // Behind this the old file has less room; nothing more is prepared in it.
+        if let Some(ahead) = &self.ahead {
+            ahead.turn_to(Arc::clone(&next.file), bytes);
+        }
+        end_segment(&*self.segment.file, self.at, op).map_err(WriteError::Fatal)?;
         self.segment = Arc::new(next);
         self.at = SEGMENT_HEAD_BYTES;
+        self.pages.clear();
         self.room = bytes;
         self.segments += 1;
         Ok(())
@@ -124,15 +175,15 @@ impl Log {
 }
 
 /// Writes the end mark at `at` and cuts the file behind it.
-pub(crate) fn end_segment(file: &File, at: u64, next_op: u64) -> io::Result<()> {
+pub(crate) fn end_segment(file: &dyn DiskFile, at: u64, next_op: u64) -> io::Result<()> {
     let next = next_op.to_le_bytes();
     let mut mark = [0; END_MARK_BYTES as usize];
     mark[..4].copy_from_slice(END_MARK);
     mark[4..8].copy_from_slice(&crc32fast::hash(&next).to_le_bytes());
     mark[8..].copy_from_slice(&next);
     file.write_all_at(&mark, at)?;
-    file.set_len(at + END_MARK_BYTES)?;
-    Ok(fsync(file)?)
+    file.set_length(at + END_MARK_BYTES)?;
+    file.sync()
 }
 
 /// The first op of the next segment, where `bytes` begin with a valid end mark.
@@ -143,34 +194,50 @@ pub(crate) fn read_end_mark(bytes: &[u8]) -> Option<u64> {
         .then(|| u64::from_le_bytes(next))
 }
 
-/// Makes a segment file with its room and its head, durable together with its name.
-pub(crate) fn create_segment(
-    folder: &Path,
-    cluster: [u8; 16],
-    first_op: u64,
-    parent: Identity,
-    bytes: u64,
-) -> io::Result<Segment> {
-    let name = segment_name(first_op);
-    let path = folder.join(&name);
-    let made = path.with_extension("new");
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&made)?;
-    fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
-    file.write_all_at(&encode_segment_head(cluster, first_op, parent), 0)?;
-    fsync(&file)?;
-    std::fs::rename(&made, &path)?;
-    sync_folder(path.parent().expect("a segment lies in a folder"))?;
-    Ok(Segment { file, name, first_op })
+/// What a segment's head says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    pub(crate) cluster: [u8; 16],
+    pub(crate) first_op: u64,
+    /// Identity of the op before.
+    pub(crate) parent: Identity,
 }
 
-fn encode_segment_head(cluster: [u8; 16], first_op: u64, parent: Identity) -> Vec<u8> {
+/// Makes a segment file with its room and its head, durable together with its name.
+pub(crate) fn create_segment(disk: &dyn Disk, head: Head, bytes: u64) -> io::Result<Segment> {
+    let made = format!("{}.new", segment_name(head.first_op));
+    let file = disk.create(&made)?;
+    if let Err(error) = file.reserve(bytes) {
+        // What was reserved of it is room that others need.
+        disk.remove(&made)?;
+        return Err(error);
+    }
+    name_segment(disk, file, &made, head)
+}
+
+/// Gives a prepared file its head and its name, both durable.
+fn name_segment(
+    disk: &dyn Disk,
+    file: Arc<dyn DiskFile>,
+    made: &str,
+    head: Head,
+) -> io::Result<Segment> {
+    let name = segment_name(head.first_op);
+    file.write_all_at(&encode_segment_head(head), 0)?;
+    file.sync()?;
+    disk.rename(made, &name)?;
+    disk.sync_folder(FOLDER)?;
+    Ok(Segment { file, name, first_op: head.first_op })
+}
+
+fn encode_segment_head(of: Head) -> Vec<u8> {
     let mut head = Vec::with_capacity(SEGMENT_HEAD_BYTES as usize);
     head.extend_from_slice(SEGMENT_MAGIC);
     head.extend_from_slice(&FORMAT.to_le_bytes());
     head.extend_from_slice(&[0; 4]);
-    head.extend_from_slice(&cluster);
-    head.extend_from_slice(&first_op.to_le_bytes());
-    head.extend_from_slice(&parent.0);
+    head.extend_from_slice(&of.cluster);
+    head.extend_from_slice(&of.first_op.to_le_bytes());
+    head.extend_from_slice(&of.parent.0);
     assert!(head.len() == SEGMENT_SEALED_BYTES);
     let seal = *blake3::hash(&head).as_bytes();
     head.extend_from_slice(&seal);
@@ -187,9 +254,4 @@ pub(crate) fn decode_segment_head(bytes: &[u8], cluster: [u8; 16]) -> Option<(u6
         && seal.get(..32)? == blake3::hash(sealed).as_bytes();
     let first_op = u64::from_le_bytes(sealed[32..40].try_into().expect("8"));
     holds.then(|| (first_op, Identity(sealed[40..72].try_into().expect("32"))))
-}
-
-/// Makes names in a folder durable.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    Ok(fsync(File::open(folder)?)?)
 }

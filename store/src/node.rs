@@ -18,6 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use crate::{
+    disk::Disk,
     index::TenantBody,
     kernel::Prepared,
     limits::{IDLE_SUPERBLOCK_MS, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX},
@@ -172,12 +173,22 @@ impl NodeHandle {
     }
 }
 
+/// What the node writes.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) log: Log,
+    pub(crate) superblock: SuperblockFile,
+}
+
+/// The disk failed in a way that leaves its content unknown; nothing further may be done.
+struct Broken;
+
 /// The receiving end: the thread's own state.
 pub(crate) struct Node {
     receiver: Receiver<Message>,
     machine: Machine<oneshot::Sender<Reply>>,
-    log: Log,
-    superblock_file: SuperblockFile,
+    files: Files,
     tenants: Arc<Tenants>,
     counters: Arc<Counters>,
     /// When something was committed that the superblock does not say.
@@ -190,14 +201,13 @@ impl Node {
     /// Starts the thread.
     pub(crate) fn start(
         replica: Replica,
-        log: Log,
-        superblock_file: SuperblockFile,
+        files: Files,
         tenants: Arc<Tenants>,
         damaged: bool,
     ) -> std::io::Result<NodeHandle> {
         let (sender, receiver) = sync_channel(QUEUE_COMMANDS_MAX);
         let counters = Arc::new(Counters::default());
-        counters.segments.store(log.segments, Ordering::Relaxed);
+        counters.segments.store(files.log.segments, Ordering::Relaxed);
         let mut machine = Machine::new(replica);
         for tenant in tenants.all() {
             let index = tenant.index.read();
@@ -206,8 +216,7 @@ impl Node {
         let node = Self {
             receiver,
             machine,
-            log,
-            superblock_file,
+            files,
             tenants,
             counters: Arc::clone(&counters),
             // What recovery found beyond the floor is durable, so the floor may rise. In a damaged log it
@@ -217,30 +226,35 @@ impl Node {
         };
         let run = move || {
             // The owner of the log must not limp on: what it holds in memory may be wrong.
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| node.run())).is_err() {
-                tracing::error!("the thread that owns the log panicked; the process stops");
-                std::process::abort();
+            let disk = Arc::clone(&node.files.disk);
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| node.run())) {
+                Ok(Ok(())) => {}
+                Ok(Err(Broken)) => disk.fatal(),
+                Err(_) => {
+                    tracing::error!("the thread that owns the log panicked; the process stops");
+                    disk.fatal();
+                }
             }
         };
         let thread = std::thread::Builder::new().name("node".into()).spawn(run)?;
         Ok(NodeHandle { sender, counters, thread: Mutex::new(Some(thread)) })
     }
 
-    fn run(mut self) {
+    fn run(mut self) -> Result<(), Broken> {
         loop {
             let closing = self.gather();
             for (reply, answer) in self.machine.idle_answers() {
                 send(reply, Reply::Answer(answer));
             }
-            self.write();
+            self.write()?;
             let overdue = Duration::from_millis(IDLE_SUPERBLOCK_MS);
             let idle = self.dirty_since.is_some_and(|since| since.elapsed() >= overdue);
             if closing.is_some() || idle {
-                self.refresh_superblock();
+                self.refresh_superblock()?;
             }
             if let Some(closed) = closing {
                 let _caller_left = closed.send(()).is_err();
-                return;
+                return Ok(());
             }
         }
     }
@@ -276,32 +290,32 @@ impl Node {
     }
 
     /// Writes the op that was built, applies it, publishes the tip, answers.
-    fn write(&mut self) {
-        let Some(sealed) = self.machine.seal() else { return };
+    fn write(&mut self) -> Result<(), Broken> {
+        let Some(sealed) = self.machine.seal() else { return Ok(()) };
         let started = Instant::now();
-        let written = match self.log.append(&sealed.frame, sealed.op.0, sealed.parent) {
+        let written = match self.files.log.append(&sealed.frame, sealed.op.0, sealed.parent) {
             Ok(written) => written,
             Err(error @ WriteError::NoRoom(_)) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "nothing is written");
                 for reply in self.machine.abandon() {
                     send(reply, Reply::NoRoom);
                 }
-                return;
+                return Ok(());
             }
             Err(error @ WriteError::Fatal(_)) => {
-                // What the disk holds is unknown now; only recovery can tell.
                 tracing::error!(error = &error as &dyn std::error::Error, "the process stops");
-                std::process::abort();
+                return Err(Broken);
             }
         };
         self.counters.sync_nanos.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
         self.counters.ops.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes.fetch_add(sealed.frame.len() as u64, Ordering::Relaxed);
-        self.counters.segments.store(self.log.segments, Ordering::Relaxed);
+        self.counters.segments.store(self.files.log.segments, Ordering::Relaxed);
         for committed in self.machine.written(sealed.op, sealed.identity) {
             self.apply(&written.segment, written.offset, committed);
         }
         self.dirty_since.get_or_insert_with(Instant::now);
+        Ok(())
     }
 
     fn apply(
@@ -317,16 +331,16 @@ impl Node {
         }
     }
 
-    fn refresh_superblock(&mut self) {
+    fn refresh_superblock(&mut self) -> Result<(), Broken> {
         self.dirty_since = None;
         if self.frozen {
-            return;
+            return Ok(());
         }
-        let Some(superblock) = self.machine.idle() else { return };
-        if let Err(error) = self.superblock_file.write(superblock) {
+        let Some(superblock) = self.machine.idle() else { return Ok(()) };
+        self.files.superblock.write(superblock).map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "the process stops");
-            std::process::abort();
-        }
+            Broken
+        })
     }
 }
 

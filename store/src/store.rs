@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::{
     append::{Append, AppendError, Appended, BulkOutcome, DeleteStream, Line, Rejection},
+    disk::{Disk, RealDisk},
     error::{Damage, OpenError, ReadError},
     fragment::{FragmentCache, RecordReader},
     index::TenantBody,
@@ -24,7 +25,7 @@ use crate::{
         frame::{Section, SectionRuns},
         recovery::{self, RecoveredOp, Visitor},
     },
-    node::{Node, NodeHandle, Refused, Reply, SYSTEM, Tenants, machine::Answer},
+    node::{Files, Node, NodeHandle, Refused, Reply, SYSTEM, Tenants, machine::Answer},
     read::{Batch, Cursor, RecordView, Selection, Shape, StoredEvent, StreamInfo},
     reader::{Reader, cursor_at},
     record::{PayloadKind, Payloads},
@@ -56,7 +57,7 @@ struct Shared {
     /// The end of the whole log is damaged: nothing may be written.
     damage: Option<Damage>,
     /// Held for as long as the store is open.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 /// A tenant of a store. Clones share it.
@@ -91,21 +92,35 @@ impl Store {
     /// See [`OpenError`].
     pub fn open(options: Options) -> Result<Self, OpenError> {
         let Options { folder, segment_bytes } = options;
-        let segment_bytes = segment_bytes.min(SEGMENT_BYTES_MAX);
-        let io = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| OpenError::Io { action, path, source }
-        };
-        std::fs::create_dir_all(&folder).map_err(io("making", &folder))?;
+        std::fs::create_dir_all(&folder).map_err(|source| {
+            let path = folder.clone();
+            OpenError::Io { action: "making", path, source }
+        })?;
         let lock = lock(&folder)?;
-        if !recovery::exists(&folder) {
-            recovery::create(&folder, Superblock::fresh(rand::random()), segment_bytes)?;
+        let disk = Arc::new(RealDisk::new(&folder));
+        Self::open_on(disk, segment_bytes, Some(lock)).map_err(|error| match error {
+            OpenError::Io { action, path, source } => {
+                OpenError::Io { action, path: folder.join(path), source }
+            }
+            other => other,
+        })
+    }
+
+    /// Opens a store on a disk that nobody else uses.
+    pub(crate) fn open_on(
+        disk: Arc<dyn Disk>,
+        segment_bytes: u64,
+        lock: Option<File>,
+    ) -> Result<Self, OpenError> {
+        let segment_bytes = segment_bytes.min(SEGMENT_BYTES_MAX);
+        if !recovery::exists(&*disk)? {
+            recovery::create(&*disk, Superblock::fresh(rand::random()), segment_bytes)?;
         }
         let tenants = Arc::new(Tenants::default());
         let mut replay = Replay { tenants: Arc::clone(&tenants) };
-        let cluster = recovery::cluster(&folder)?;
+        let cluster = recovery::cluster(&*disk)?;
         tenants.add(Arc::new(TenantShared::new(None, SYSTEM, cluster)));
-        let recovered = recovery::recover(&folder, &mut replay)?;
+        let recovered = recovery::recover(&*disk, &mut replay)?;
         for tenant in tenants.all() {
             let count = tenant.index.read().count;
             tenant.tip.send_replace(count);
@@ -121,19 +136,20 @@ impl Store {
             superblock.commit = superblock.commit.min(op);
         }
         let replica = Replica::new(Recovered { superblock, tip });
+        let io = |action| move |source| OpenError::Io { action, path: "log".into(), source };
         let log = Log::new(
-            &folder,
+            Arc::clone(&disk),
             superblock.cluster,
             segment_bytes,
             recovered.segment,
             recovered.at,
             recovered.segments,
         )
-        .map_err(io("opening the log in", &folder))?;
+        .map_err(io("opening"))?;
+        let files = Files { disk, log, superblock: recovered.superblock_file };
         let damaged = recovered.damage.is_some();
-        let node =
-            Node::start(replica, log, recovered.superblock_file, Arc::clone(&tenants), damaged)
-                .map_err(io("starting the node of", &folder))?;
+        let node = Node::start(replica, files, Arc::clone(&tenants), damaged)
+            .map_err(io("starting the owner of"))?;
         let fragments = Mutex::new(FragmentCache::default());
         let shared = Shared { tenants, fragments, node, damage: recovered.damage, _lock: lock };
         Ok(Self { shared: Arc::new(shared) })

@@ -1,19 +1,13 @@
 //! Reading the whole log at start: what holds, what is torn, what is damaged. The cases stand in `FORMAT.md`.
 
-use std::{
-    fs::OpenOptions,
-    io,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use kimberlite_consensus::{Header, Identity, Op, Superblock};
-use rustix::fs::fdatasync;
 
 use super::{
-    END_MARK_BYTES, SEGMENT_HEAD_BYTES, Segment, create_segment, decode_segment_head, end_segment,
+    END_MARK_BYTES, FOLDER, Head, SEGMENT_HEAD_BYTES, SEGMENT_SUFFIX, Segment, create_segment,
+    decode_segment_head, end_segment,
     frame::{
         FRAME_HEAD_BYTES, FRAME_TAIL_BYTES, FrameHead, Section, SectionRuns, frame_tail,
         front_length, read_section,
@@ -22,6 +16,7 @@ use super::{
     superblock::{self, SuperblockError, SuperblockFile},
 };
 use crate::{
+    disk::Disk,
     error::{Damage, OpenError},
     limits::OP_BYTES_MAX,
 };
@@ -60,40 +55,38 @@ pub(crate) struct Recovery {
     pub(crate) damage: Option<Damage>,
 }
 
-fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> OpenError + 'a {
-    move |source| OpenError::Io { action, path: path.to_owned(), source }
+fn io_error<'a>(action: &'static str, path: &'a str) -> impl FnOnce(io::Error) -> OpenError + 'a {
+    move |source| OpenError::Io { action, path: PathBuf::from(path), source }
 }
 
 /// Makes a log in an empty folder.
 pub(crate) fn create(
-    folder: &Path,
+    disk: &dyn Disk,
     fresh: Superblock,
     segment_bytes: u64,
 ) -> Result<(), OpenError> {
-    let log = folder.join("log");
-    std::fs::create_dir_all(&log).map_err(io_error("making", &log))?;
+    disk.make_folder(FOLDER).map_err(io_error("making", FOLDER))?;
     let root = Identity::root(fresh.cluster);
-    create_segment(folder, fresh.cluster, 1, root, segment_bytes)
-        .map_err(io_error("making a segment in", &log))?;
-    super::sync_folder(folder).map_err(io_error("syncing", folder))?;
-    SuperblockFile::create(folder, fresh).map_err(io_error("making the superblock in", folder))?;
+    let head = Head { cluster: fresh.cluster, first_op: 1, parent: root };
+    create_segment(disk, head, segment_bytes).map_err(io_error("making a segment in", FOLDER))?;
+    disk.sync_folder("").map_err(io_error("syncing", "the data folder"))?;
+    SuperblockFile::create(disk, fresh).map_err(io_error("making", superblock::NAME))?;
     Ok(())
 }
 
 /// Whether a log was made in this folder.
-pub(crate) fn exists(folder: &Path) -> bool {
-    folder.join(superblock::NAME).exists()
+pub(crate) fn exists(disk: &dyn Disk) -> Result<bool, OpenError> {
+    disk.exists(superblock::NAME).map_err(io_error("looking for", superblock::NAME))
 }
 
 /// The cluster's id, from the superblock.
-pub(crate) fn cluster(folder: &Path) -> Result<[u8; 16], OpenError> {
-    open_superblock(folder).map(|(_, superblock)| superblock.cluster)
+pub(crate) fn cluster(disk: &dyn Disk) -> Result<[u8; 16], OpenError> {
+    open_superblock(disk).map(|(_, superblock)| superblock.cluster)
 }
 
-fn open_superblock(folder: &Path) -> Result<(SuperblockFile, Superblock), OpenError> {
-    let path = folder.join(superblock::NAME);
-    SuperblockFile::open(folder).map_err(|error| match error {
-        SuperblockError::Io(e) => io_error("opening", &path)(e),
+fn open_superblock(disk: &dyn Disk) -> Result<(SuperblockFile, Superblock), OpenError> {
+    SuperblockFile::open(disk).map_err(|error| match error {
+        SuperblockError::Io(e) => io_error("opening", superblock::NAME)(e),
         SuperblockError::Format(found) => OpenError::Format { found, supported: super::FORMAT },
         SuperblockError::Damaged => {
             let what = "no copy of the superblock holds";
@@ -103,9 +96,13 @@ fn open_superblock(folder: &Path) -> Result<(SuperblockFile, Superblock), OpenEr
 }
 
 /// Reads a log, tells `visitor` what it holds, cuts a torn tail.
-pub(crate) fn recover(folder: &Path, visitor: &mut dyn Visitor) -> Result<Recovery, OpenError> {
-    let (superblock_file, superblock) = open_superblock(folder)?;
-    let files = list_segments(folder)?;
+pub(crate) fn recover(disk: &dyn Disk, visitor: &mut dyn Visitor) -> Result<Recovery, OpenError> {
+    // Names that a process before this one made may not be durable, if it stopped just there.
+    for folder in ["", FOLDER] {
+        disk.sync_folder(folder).map_err(io_error("syncing", folder))?;
+    }
+    let (superblock_file, superblock) = open_superblock(disk)?;
+    let files = list_segments(disk)?;
     let mut scan = Scan {
         superblock,
         visitor,
@@ -115,7 +112,7 @@ pub(crate) fn recover(folder: &Path, visitor: &mut dyn Visitor) -> Result<Recove
     };
     let mut last = None;
     for (i, path) in files.iter().enumerate() {
-        let (segment, at) = scan.segment(folder, path, files.get(i + 1))?;
+        let (segment, at) = scan.segment(disk, path, files.get(i + 1))?;
         last = Some((segment, at));
         if scan.damage.is_some() {
             break;
@@ -131,17 +128,11 @@ pub(crate) fn recover(folder: &Path, visitor: &mut dyn Visitor) -> Result<Recove
     Ok(Recovery { superblock_file, superblock, tip, segment, at, segments, damage })
 }
 
-fn list_segments(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
-    let log = folder.join("log");
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(&log).map_err(io_error("listing", &log))? {
-        let path = entry.map_err(io_error("listing", &log))?.path();
-        if path.extension().is_some_and(|e| e == "segment") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
+/// The segments' paths, in order.
+fn list_segments(disk: &dyn Disk) -> Result<Vec<String>, OpenError> {
+    let names = disk.list(FOLDER).map_err(io_error("listing", FOLDER))?;
+    let segments = names.into_iter().filter(|n| n.ends_with(SEGMENT_SUFFIX));
+    Ok(segments.map(|n| format!("{FOLDER}/{n}")).collect())
 }
 
 struct Scan<'a> {
@@ -161,18 +152,20 @@ impl Scan<'_> {
     /// Reads one segment to its end and returns where that is.
     fn segment(
         &mut self,
-        folder: &Path,
-        path: &Path,
-        next: Option<&PathBuf>,
+        disk: &dyn Disk,
+        path: &str,
+        next: Option<&String>,
     ) -> Result<(Arc<Segment>, u64), OpenError> {
         let io = io_error("reading", path);
-        let file = OpenOptions::new().read(true).write(true).open(path);
-        let file = file.map_err(io_error("opening", path))?;
-        let name = format!("log/{}", path.file_name().unwrap_or_default().display());
+        let file = disk.open(path).map_err(io_error("opening", path))?;
+        let name = path.to_owned();
         let mut head = [0; 104];
-        let read = file.read_exact_at(&mut head, 0);
-        let named = read.is_ok().then(|| decode_segment_head(&head, self.superblock.cluster));
-        let Some(Some((first_op, parent))) = named else {
+        let named = match file.read_exact_at(&mut head, 0) {
+            Ok(()) => decode_segment_head(&head, self.superblock.cluster),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+            Err(error) => return Err(io(error)),
+        };
+        let Some((first_op, parent)) = named else {
             self.damage = Some(Damage { file: name.clone(), offset: 0, what: "a segment's head" });
             return Ok((Arc::new(Segment { file, name, first_op: 0 }), SEGMENT_HEAD_BYTES));
         };
@@ -181,7 +174,7 @@ impl Scan<'_> {
             self.fail(&segment, 0, "a segment does not follow the one before");
             return Ok((segment, SEGMENT_HEAD_BYTES));
         }
-        let at = self.frames(folder, &segment, next).map_err(io)?;
+        let at = self.frames(disk, &segment, next).map_err(io)?;
         Ok((segment, at))
     }
 
@@ -191,9 +184,9 @@ impl Scan<'_> {
 
     fn frames(
         &mut self,
-        folder: &Path,
+        disk: &dyn Disk,
         segment: &Arc<Segment>,
-        next: Option<&PathBuf>,
+        next: Option<&String>,
     ) -> io::Result<u64> {
         let mut file = Chunks::new(segment)?;
         let mut at = SEGMENT_HEAD_BYTES;
@@ -218,7 +211,7 @@ impl Scan<'_> {
                 }
                 _ => match self.judge(&mut file, at, next, None)? {
                     (Verdict::End, _) if next.is_none() => return Ok(at),
-                    (Verdict::End, _) => return self.finish(folder, segment, at, next),
+                    (Verdict::End, _) => return self.finish(disk, segment, at, next),
                     (Verdict::Torn, _) => return Self::cut(&mut file, at),
                     (Verdict::Damaged(what), Some((resume, lost))) => {
                         let damage = Damage { file: segment.name.clone(), offset: at, what };
@@ -267,7 +260,7 @@ impl Scan<'_> {
         &self,
         file: &mut Chunks,
         at: u64,
-        next: Option<&PathBuf>,
+        next: Option<&String>,
         front: Option<&FrameHead>,
     ) -> io::Result<(Verdict, Option<(u64, Header)>)> {
         let later = self.later_frame(file, at)?;
@@ -336,25 +329,25 @@ impl Scan<'_> {
             segment.file.write_all_at(&zeros[..n], from)?;
             from += n as u64;
         }
-        fdatasync(&segment.file)?;
+        segment.file.sync()?;
         Ok(at)
     }
 
     /// A crash came between making the next segment and ending this one.
     fn finish(
         &mut self,
-        folder: &Path,
+        disk: &dyn Disk,
         segment: &Arc<Segment>,
         at: u64,
-        next: Option<&PathBuf>,
+        next: Option<&String>,
     ) -> io::Result<u64> {
         let path = next.expect("only with a next segment");
         let mut head = [0; 104];
-        std::fs::File::open(path)?.read_exact_at(&mut head, 0)?;
+        disk.open(path)?.read_exact_at(&mut head, 0)?;
         match decode_segment_head(&head, self.superblock.cluster) {
             Some((op, parent)) if Op(op) == self.next_op() && parent == self.identity => {
-                end_segment(&segment.file, at, op)?;
-                super::sync_folder(&folder.join("log"))?;
+                end_segment(&*segment.file, at, op)?;
+                disk.sync_folder(FOLDER)?;
             }
             _ => self.fail(segment, at, "the next segment does not follow this one"),
         }
@@ -425,7 +418,7 @@ struct Chunks {
 
 impl Chunks {
     fn new(segment: &Arc<Segment>) -> io::Result<Self> {
-        let length = segment.file.metadata()?.len();
+        let length = segment.file.length()?;
         Ok(Self { segment: Arc::clone(segment), length, chunk: Bytes::new(), chunk_at: 0 })
     }
 

@@ -1,6 +1,6 @@
 //! Reading runs of leaves and payloads out of segments, each block checked every time it comes from disk.
 
-use std::{os::unix::fs::FileExt, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     Segment,
@@ -111,14 +111,7 @@ impl RunReader {
         let io = |source| ReadError::Io { file: segment.name.clone(), source };
         self.window.resize(length.max(self.ahead), 0);
         self.window_at = offset;
-        let mut read = 0;
-        while read < self.window.len() {
-            let n = segment.file.read_at(&mut self.window[read..], offset + read as u64);
-            match n.map_err(io)? {
-                0 => break,
-                n => read += n,
-            }
-        }
+        let read = segment.file.read_at(&mut self.window, offset).map_err(io)?;
         self.window.truncate(read);
         if read < length {
             return Err(self.damage(offset, "the file ends inside a block"));

@@ -1,16 +1,11 @@
 //! The superblock file: four copies, of which at most two are in doubt at any moment.
 
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::FileExt,
-    path::Path,
-};
+use std::{io, sync::Arc};
 
 use kimberlite_consensus::{Identity, Op, Superblock, View};
-use rustix::fs::fdatasync;
 
-use super::{FORMAT, sync_folder};
+use super::FORMAT;
+use crate::disk::{Disk, DiskFile};
 
 const MAGIC: &[u8; 8] = b"KMBLSUP1";
 const COPIES: u64 = 4;
@@ -20,7 +15,7 @@ const SEALED_BYTES: usize = 8 + 4 + 4 + 8 + 16 + 8 + 8 + 8 + 8 + 32;
 /// The file that holds the superblock.
 #[derive(Debug)]
 pub(crate) struct SuperblockFile {
-    file: File,
+    file: Arc<dyn DiskFile>,
     sequence: u64,
 }
 
@@ -44,22 +39,20 @@ pub(crate) const NAME: &str = "superblock";
 
 impl SuperblockFile {
     /// Makes the file.
-    pub(crate) fn create(folder: &Path, superblock: Superblock) -> io::Result<Self> {
-        let made = folder.join("superblock.new");
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&made)?;
-        file.set_len(COPIES * COPY_BYTES)?;
+    pub(crate) fn create(disk: &dyn Disk, superblock: Superblock) -> io::Result<Self> {
+        const MADE: &str = "superblock.new";
+        let file = disk.create(MADE)?;
+        file.set_length(COPIES * COPY_BYTES)?;
         let mut this = Self { file, sequence: 0 };
         this.write(superblock)?;
-        rustix::fs::fsync(&this.file)?;
-        std::fs::rename(&made, folder.join(NAME))?;
-        sync_folder(folder)?;
+        disk.rename(MADE, NAME)?;
+        disk.sync_folder("")?;
         Ok(this)
     }
 
     /// Opens the file and reads the latest valid copy.
-    pub(crate) fn open(folder: &Path) -> Result<(Self, Superblock), SuperblockError> {
-        let file = OpenOptions::new().read(true).write(true).open(folder.join(NAME))?;
+    pub(crate) fn open(disk: &dyn Disk) -> Result<(Self, Superblock), SuperblockError> {
+        let file = disk.open(NAME)?;
         let mut best = None;
         for copy in 0..COPIES {
             let mut bytes = [0; SEALED_BYTES + 32];
@@ -85,7 +78,7 @@ impl SuperblockFile {
         for half in [0, 2] {
             self.file.write_all_at(&bytes, half * COPY_BYTES)?;
             self.file.write_all_at(&bytes, (half + 1) * COPY_BYTES)?;
-            fdatasync(&self.file)?;
+            self.file.sync()?;
         }
         Ok(())
     }
@@ -131,6 +124,7 @@ fn decode(bytes: &[u8; SEALED_BYTES + 32]) -> Option<(u32, u64, Superblock)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::RealDisk;
 
     fn superblock(commit: u64) -> Superblock {
         Superblock {
@@ -147,22 +141,23 @@ mod tests {
     #[test]
     fn the_latest_copy_counts_and_damaged_copies_do_not() {
         let folder = tempfile::tempdir().unwrap();
-        let mut file = SuperblockFile::create(folder.path(), superblock(1)).unwrap();
+        let disk = &RealDisk::new(folder.path());
+        let mut file = SuperblockFile::create(disk, superblock(1)).unwrap();
         file.write(superblock(2)).unwrap();
         for copy in [0, 1, 3] {
             file.file.write_all_at(&[0xff], copy * COPY_BYTES + 70).unwrap();
         }
-        let (mut file, read) = SuperblockFile::open(folder.path()).unwrap();
+        let (mut file, read) = SuperblockFile::open(disk).unwrap();
         assert_eq!(read, superblock(2));
         file.write(superblock(3)).unwrap();
         // A crash between the halves: the old one is still there twice.
         for copy in [0, 1] {
             file.file.write_all_at(&[0xff], copy * COPY_BYTES + 70).unwrap();
         }
-        assert_eq!(SuperblockFile::open(folder.path()).unwrap().1, superblock(3));
+        assert_eq!(SuperblockFile::open(disk).unwrap().1, superblock(3));
         for copy in [2, 3] {
             file.file.write_all_at(&[0xff], copy * COPY_BYTES + 70).unwrap();
         }
-        assert!(matches!(SuperblockFile::open(folder.path()), Err(SuperblockError::Damaged)));
+        assert!(matches!(SuperblockFile::open(disk), Err(SuperblockError::Damaged)));
     }
 }

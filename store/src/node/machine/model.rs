@@ -1,6 +1,6 @@
 //! Random commands against a naive model: the same answers, whatever is in flight, abandoned or restarted.
 
-use std::{collections::HashSet, path::Path, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use kimberlite_consensus::{Recovered, Replica, Superblock};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -12,6 +12,7 @@ use crate::{
         Actual, Append, Condition, DeleteStream, Expected, FailedCondition, Idempotency, MatchItem,
         NewEvent, Place, Rejection, StreamAppend,
     },
+    disk::simulated::SimulatedDisk,
     fragment::RecordReader,
     kernel::{Prepared, PreparedCommand, Refusal},
     log::{Log, recovery},
@@ -259,7 +260,7 @@ fn event(append: &StreamAppend, e: &NewEvent) -> Event {
 
 /// The real thing, driven by hand.
 struct World {
-    folder: tempfile::TempDir,
+    disk: Arc<SimulatedDisk>,
     tenants: Arc<Tenants>,
     tenant: Arc<TenantShared>,
     machine: Machine<u64>,
@@ -270,21 +271,21 @@ struct World {
 
 const TENANT: [u8; 16] = [9; 16];
 
-fn start(folder: tempfile::TempDir) -> World {
-    let path: &Path = folder.path();
-    if !recovery::exists(path) {
+fn start(disk: Arc<SimulatedDisk>) -> World {
+    if !recovery::exists(&*disk).unwrap() {
         let fresh = Superblock::fresh([5; 16]);
-        recovery::create(path, fresh, 16 << 10).unwrap();
+        recovery::create(&*disk, fresh, 16 << 10).unwrap();
     }
     let tenants = Arc::new(Tenants::default());
     tenants.add(Arc::new(TenantShared::new(None, SYSTEM, [5; 16])));
     let tenant = Arc::new(TenantShared::new(None, TENANT, [7; 16]));
     tenants.add(Arc::clone(&tenant));
-    let recovered = recovery::recover(path, &mut Replay { tenants: Arc::clone(&tenants) }).unwrap();
+    let recovered =
+        recovery::recover(&*disk, &mut Replay { tenants: Arc::clone(&tenants) }).unwrap();
     assert_eq!(recovered.damage, None);
     let (superblock, tip) = (recovered.superblock, recovered.tip);
     let log = Log::new(
-        path,
+        Arc::clone(&disk) as Arc<dyn crate::disk::Disk>,
         superblock.cluster,
         16 << 10,
         recovered.segment,
@@ -298,7 +299,7 @@ fn start(folder: tempfile::TempDir) -> World {
         assert_eq!(index.damage, None);
         machine.add_tenant(TENANT, index.count, index.chain_head);
     }
-    World { folder, tenants, tenant, machine, log, pipeline: Vec::new() }
+    World { disk, tenants, tenant, machine, log, pipeline: Vec::new() }
 }
 
 impl World {
@@ -464,7 +465,7 @@ fn same(real: &Expectation, model: &Expectation) -> bool {
 /// Runs one seed; returns how often something was abandoned, stale, restarted, replayed, refused.
 fn run(seed: u64) -> [usize; 5] {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut world = start(tempfile::tempdir().unwrap());
+    let mut world = start(SimulatedDisk::new());
     let mut counts = [0; 5];
     // The model with everything in flight, and as it was after each op that is in flight.
     let mut model = Model::default();
@@ -535,8 +536,8 @@ fn run(seed: u64) -> [usize; 5] {
                 counts[0] += 1;
             }
             98 => {
-                let World { folder, .. } = world;
-                world = start(folder);
+                let World { disk, .. } = world;
+                world = start(disk);
                 sealed_models.clear();
                 resolved.clear();
                 expected.clear();
@@ -547,8 +548,8 @@ fn run(seed: u64) -> [usize; 5] {
         }
     }
     assert_eq!(without_made_ids(world.records()), committed.records, "seed {seed}");
-    let World { folder, .. } = world;
-    let world = start(folder);
+    let World { disk, .. } = world;
+    let world = start(disk);
     assert_eq!(without_made_ids(world.records()), committed.records, "seed {seed}, restarted");
     counts
 }

@@ -1,0 +1,70 @@
+//! The one seam between the store and the disk: everything that is read or written goes through [`Disk`].
+//!
+//! Paths are relative to the data folder. Names (made, renamed, removed) are durable after [`Disk::sync_folder`],
+//! contents after [`DiskFile::sync`].
+
+mod real;
+#[cfg(test)]
+pub(crate) mod simulated;
+
+use std::{fmt::Debug, io, sync::Arc};
+
+pub(crate) use real::RealDisk;
+
+/// A data folder.
+pub(crate) trait Disk: Debug + Send + Sync {
+    /// Makes a file, or empties the one that is there.
+    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens a file for reading and writing.
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Whether there is such a file.
+    fn exists(&self, path: &str) -> io::Result<bool>;
+    /// Names of the files in a folder, sorted.
+    fn list(&self, folder: &str) -> io::Result<Vec<String>>;
+    /// Renames a file over whatever has the new name.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &str) -> io::Result<()>;
+    /// Makes a folder where it is absent.
+    fn make_folder(&self, folder: &str) -> io::Result<()>;
+    /// Makes the names in a folder durable.
+    fn sync_folder(&self, folder: &str) -> io::Result<()>;
+    /// Whether a thread of its own may prepare room for the log ahead of its writer.
+    fn prepares_ahead(&self) -> bool;
+    /// Ends the process: what the disk holds is unknown now, and only recovery can tell. The caller does
+    /// nothing further, should this come back.
+    fn fatal(&self);
+}
+
+/// An open file.
+pub(crate) trait DiskFile: Debug + Send + Sync {
+    /// Reads what is there at `at`, less than `bytes` only at the end of the file.
+    fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize>;
+    /// Writes all of `bytes` at `at`.
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
+    /// Makes the content durable, and the length where it has changed.
+    fn sync(&self) -> io::Result<()>;
+    /// Length in bytes.
+    fn length(&self) -> io::Result<u64>;
+    /// Cuts the file, or lengthens it with zeros.
+    fn set_length(&self, length: u64) -> io::Result<()>;
+    /// Reserves room for `length` bytes, all zeros.
+    fn reserve(&self, length: u64) -> io::Result<()>;
+    /// Writes zeros, durably. `from` and `to` are multiples of [`PAGE_BYTES`], and nothing else is written
+    /// between them meanwhile.
+    fn write_zeros(&self, from: u64, to: u64) -> io::Result<()>;
+}
+
+/// What the operating system reads and writes at once: writing less of a page may read it first.
+pub(crate) const PAGE_BYTES: u64 = 4096;
+
+impl dyn DiskFile {
+    /// Reads all of `bytes` at `at`, or fails where the file ends inside.
+    pub(crate) fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        if self.read_at(bytes, at)? == bytes.len() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+}

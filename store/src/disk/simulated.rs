@@ -1,0 +1,365 @@
+//! A disk in memory that fails when told to, and that forgets what was not synced.
+//!
+//! What a crash leaves is made of units: each 512-byte sector of each write, each change of a length, and each
+//! change of a name since the last sync of its file or folder. Sectors and lengths survive or not, each by itself;
+//! names survive in order.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Weak},
+};
+
+use parking_lot::Mutex;
+
+use super::{Disk, DiskFile};
+
+const SECTOR: usize = 512;
+
+/// How an operation fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The device reports an error and nothing was done. After a failed sync what was to be synced is lost.
+    Error,
+    /// Every other sector of a write is written, then the device reports an error.
+    Torn,
+    /// There is no room, once.
+    Full,
+    /// The power goes: neither this operation nor any later one is done.
+    Power,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: Vec<Inode>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    name_changes: Vec<NameChange>,
+    /// Operations that change something, so far.
+    operations: u64,
+    reads: u64,
+    fault: Option<(u64, Fault)>,
+    read_fault: Option<u64>,
+    off: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Inode {
+    content: Vec<u8>,
+    durable: Vec<u8>,
+    changes: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    /// Within one sector.
+    Write(usize, Vec<u8>),
+    Length(usize),
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Made(String, usize),
+    Renamed(String, String),
+    Removed(String),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct SimulatedDisk {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct SimulatedFile {
+    disk: Weak<Mutex<State>>,
+    inode: usize,
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Write(at, written) => {
+                let end = at + written.len();
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+                bytes[*at..end].copy_from_slice(written);
+            }
+            Self::Length(length) => bytes.resize(*length, 0),
+        }
+    }
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            Self::Made(name, inode) => {
+                names.insert(name.clone(), *inode);
+            }
+            Self::Renamed(from, to) => {
+                if let Some(inode) = names.remove(from) {
+                    names.insert(to.clone(), inode);
+                }
+            }
+            Self::Removed(name) => {
+                names.remove(name);
+            }
+        }
+    }
+
+    fn folder(&self) -> &str {
+        let (Self::Made(name, _) | Self::Renamed(_, name) | Self::Removed(name)) = self;
+        name.rsplit_once('/').map_or("", |(folder, _)| folder)
+    }
+}
+
+fn device_error() -> io::Error {
+    io::Error::from_raw_os_error(5)
+}
+
+impl State {
+    /// Counts an operation; says how it fails, if it does.
+    fn operate(&mut self) -> io::Result<Option<Fault>> {
+        if self.off {
+            return Err(device_error());
+        }
+        self.operations += 1;
+        let due = self.fault.filter(|(n, _)| *n == self.operations).map(|(_, fault)| fault);
+        match due {
+            Some(Fault::Full) => Err(io::ErrorKind::StorageFull.into()),
+            Some(Fault::Power) => {
+                self.off = true;
+                Err(device_error())
+            }
+            other => Ok(other),
+        }
+    }
+
+    fn rename(&mut self, change: NameChange) -> io::Result<()> {
+        if self.operate()?.is_some() {
+            return Err(device_error());
+        }
+        change.apply(&mut self.names);
+        self.name_changes.push(change);
+        Ok(())
+    }
+
+    fn change(&mut self, inode: usize, change: Change) {
+        let file = &mut self.files[inode];
+        change.apply(&mut file.content);
+        file.changes.push(change);
+    }
+}
+
+impl SimulatedDisk {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { state: Arc::default() })
+    }
+
+    /// The n-th changing operation from now on fails.
+    pub(crate) fn fail(&self, n: u64, fault: Fault) {
+        let mut state = self.state.lock();
+        state.fault = Some((state.operations + n, fault));
+    }
+
+    /// The n-th read from now on fails.
+    pub(crate) fn fail_read(&self, n: u64) {
+        let mut state = self.state.lock();
+        state.read_fault = Some(state.reads + n);
+    }
+
+    /// Changing operations so far.
+    pub(crate) fn operations(&self) -> u64 {
+        self.state.lock().operations
+    }
+
+    /// Reads so far.
+    pub(crate) fn reads(&self) -> u64 {
+        self.state.lock().reads
+    }
+
+    /// How many units a crash now would decide about.
+    pub(crate) fn units(&self) -> usize {
+        let state = self.state.lock();
+        state.files.iter().map(|f| f.changes.len()).sum::<usize>() + state.name_changes.len()
+    }
+
+    /// What a crash leaves, when of the units those survive for which `survives` says so. Names survive up to
+    /// the first that does not.
+    pub(crate) fn crashed(&self, mut survives: impl FnMut() -> bool) -> Arc<Self> {
+        let state = self.state.lock();
+        let mut names = state.durable_names.clone();
+        let mut in_order = true;
+        for change in &state.name_changes {
+            in_order &= survives();
+            if in_order {
+                change.apply(&mut names);
+            }
+        }
+        let files = state.files.iter().map(|file| {
+            let mut content = file.durable.clone();
+            file.changes.iter().filter(|_| survives()).for_each(|c| c.apply(&mut content));
+            Inode { durable: content.clone(), content, changes: Vec::new() }
+        });
+        let left = State {
+            files: files.collect(),
+            durable_names: names.clone(),
+            names,
+            ..State::default()
+        };
+        Arc::new(Self { state: Arc::new(Mutex::new(left)) })
+    }
+
+    fn file(&self, inode: usize) -> Arc<dyn DiskFile> {
+        Arc::new(SimulatedFile { disk: Arc::downgrade(&self.state), inode })
+    }
+}
+
+impl Disk for SimulatedDisk {
+    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.state.lock();
+        let inode = state.files.len();
+        state.files.push(Inode::default());
+        state.rename(NameChange::Made(path.to_owned(), inode))?;
+        Ok(self.file(inode))
+    }
+
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let state = self.state.lock();
+        let inode = state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(self.file(*inode))
+    }
+
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        Ok(self.state.lock().names.contains_key(path))
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let state = self.state.lock();
+        let inside = |name: &String| {
+            let rest = name.strip_prefix(folder)?.strip_prefix('/')?;
+            (!rest.contains('/')).then(|| rest.to_owned())
+        };
+        Ok(state.names.keys().filter_map(inside).collect())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.state.lock().rename(NameChange::Renamed(from.to_owned(), to.to_owned()))
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.state.lock().rename(NameChange::Removed(path.to_owned()))
+    }
+
+    /// Folders are there from the start.
+    fn make_folder(&self, _folder: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_folder(&self, folder: &str) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.operate()?.is_some() {
+            return Err(device_error());
+        }
+        let State { durable_names, name_changes, .. } = &mut *state;
+        name_changes.retain(|change| {
+            let synced = change.folder() == folder;
+            if synced {
+                change.apply(durable_names);
+            }
+            !synced
+        });
+        Ok(())
+    }
+
+    /// So that a workload does the same operations each time.
+    fn prepares_ahead(&self) -> bool {
+        false
+    }
+
+    fn fatal(&self) {
+        self.state.lock().off = true;
+    }
+}
+
+impl SimulatedFile {
+    /// Runs on the disk's state; a disk that is gone fails.
+    fn on<T>(&self, run: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        let state = self.disk.upgrade().ok_or_else(device_error)?;
+        let mut state = state.lock();
+        run(&mut state)
+    }
+}
+
+impl DiskFile for SimulatedFile {
+    fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+        self.on(|state| {
+            state.reads += 1;
+            if state.off || state.read_fault == Some(state.reads) {
+                return Err(device_error());
+            }
+            let content = &state.files[self.inode].content;
+            let from = (at as usize).min(content.len());
+            let n = bytes.len().min(content.len() - from);
+            bytes[..n].copy_from_slice(&content[from..from + n]);
+            Ok(n)
+        })
+    }
+
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.on(|state| {
+            let fault = state.operate()?;
+            if fault == Some(Fault::Error) {
+                return Err(device_error());
+            }
+            let (mut from, end) = (at as usize, at as usize + bytes.len());
+            let mut number = 0;
+            while from < end {
+                let to = ((from / SECTOR + 1) * SECTOR).min(end);
+                let part = bytes[from - at as usize..to - at as usize].to_vec();
+                if fault.is_none() || number % 2 == 0 {
+                    state.change(self.inode, Change::Write(from, part));
+                }
+                (from, number) = (to, number + 1);
+            }
+            if fault.is_some() { Err(device_error()) } else { Ok(()) }
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.on(|state| {
+            let fault = state.operate()?;
+            let file = &mut state.files[self.inode];
+            let changes = std::mem::take(&mut file.changes);
+            if fault.is_some() {
+                // The page cache takes the pages for clean from here on; the device never got them.
+                return Err(device_error());
+            }
+            changes.iter().for_each(|c| c.apply(&mut file.durable));
+            Ok(())
+        })
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.on(|state| Ok(state.files[self.inode].content.len() as u64))
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.on(|state| {
+            if state.operate()?.is_some() {
+                return Err(device_error());
+            }
+            state.change(self.inode, Change::Length(length as usize));
+            Ok(())
+        })
+    }
+
+    fn reserve(&self, length: u64) -> io::Result<()> {
+        self.set_length(length)
+    }
+
+    fn write_zeros(&self, _from: u64, _to: u64) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,297 @@
+//! The store on a disk that fails: at every operation in turn, and with every loss of what was not synced.
+
+use std::sync::Arc;
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use crate::{
+    Store, Tenant,
+    append::{Append, AppendError, DeleteStream, Expected, NewEvent, Receipt, StreamAppend},
+    disk::{
+        Disk,
+        simulated::{Fault, SimulatedDisk},
+    },
+    error::OpenError,
+    read::{After, Direction, Filter, Selection, Shape, Source},
+    words::{Actor, EventType, StreamName, TenantName},
+};
+
+const SEGMENT_BYTES: u64 = 16 << 10;
+
+fn actor() -> Actor {
+    Actor::new("tester").unwrap()
+}
+
+fn open(disk: &Arc<SimulatedDisk>) -> Result<Store, OpenError> {
+    Store::open_on(Arc::clone(disk) as Arc<dyn Disk>, SEGMENT_BYTES, None)
+}
+
+/// One step of the workload: what is asked, and what must be there once it is acknowledged.
+enum Step {
+    Append(Vec<(&'static str, usize, usize)>),
+    Delete(&'static str),
+    Reopen,
+}
+
+/// Small and large ops, several streams at once, a deletion, ops that close segments, a clean stop in between.
+fn script(steps: usize) -> Vec<Step> {
+    use Step::{Append, Delete, Reopen};
+    let mut script = vec![
+        Append(vec![("a", 1, 10)]),
+        Append(vec![("a", 2, 700), ("b", 1, 30)]),
+        Append(vec![("c", 1, 9000)]),
+        Reopen,
+        Append(vec![("b", 3, 5)]),
+        Delete("a"),
+        Append(vec![("d", 2, 6000)]),
+        Append(vec![("d", 1, 20)]),
+    ];
+    script.truncate(steps);
+    script
+}
+
+/// The events that were acknowledged, in order: stream, version, position, data.
+type Log = Vec<(String, u64, u64, String)>;
+
+#[derive(Default)]
+struct Outcome {
+    acknowledged: Log,
+    /// What the last step would have added, if it failed.
+    in_doubt: Vec<(String, String)>,
+    failed: bool,
+}
+
+fn data(step: usize, number: usize, bytes: usize) -> String {
+    format!("\"{step}.{number}{}\"", "x".repeat(bytes))
+}
+
+fn command(step: usize, streams: &[(&'static str, usize, usize)]) -> Append {
+    let event = |n: usize, bytes: usize| NewEvent {
+        id: None,
+        event_type: EventType::new("t").unwrap(),
+        data: Some(data(step, n, bytes).into()),
+        metadata: None,
+        occurred_at: None,
+        tags: Vec::new(),
+    };
+    let appends = streams.iter().map(|(stream, events, bytes)| StreamAppend {
+        stream: StreamName::new(stream).unwrap(),
+        expected: Expected::Any,
+        recreate: false,
+        events: (0..*events).map(|n| event(n, *bytes)).collect(),
+    });
+    Append { actor: actor(), appends: appends.collect(), conditions: Vec::new(), idempotency: None }
+}
+
+fn note(outcome: &mut Outcome, step: usize, sizes: &[(&str, usize, usize)], receipts: &[Receipt]) {
+    for (receipt, (_, events, bytes)) in receipts.iter().zip(sizes) {
+        let (version, position) = (receipt.first_version.get(), receipt.first_position.get());
+        for n in 0..*events {
+            let (version, position) = (version + n as u64, position + n as u64);
+            let data = data(step, n, *bytes);
+            outcome.acknowledged.push((receipt.stream.to_string(), version, position, data));
+        }
+    }
+}
+
+/// Runs the script until something fails. `patient` goes on after a full disk.
+async fn run(disk: &Arc<SimulatedDisk>, steps: usize, patient: bool) -> Outcome {
+    let mut outcome = Outcome::default();
+    let name = TenantName::new("dev").unwrap();
+    let started = async || -> Result<(Store, Tenant), ()> {
+        let store = open(disk).map_err(drop)?;
+        match store.create_tenant(actor(), name.clone()).await {
+            Ok(tenant) => Ok((store, tenant)),
+            Err(_) => {
+                store.close().await;
+                Err(())
+            }
+        }
+    };
+    let mut open = started().await;
+    if open.is_err() && patient {
+        open = started().await;
+    }
+    let Ok((mut store, mut tenant)) = open else {
+        outcome.failed = true;
+        return outcome;
+    };
+    for (number, step) in script(steps).iter().enumerate() {
+        let mut tries = 0;
+        let done = loop {
+            let done = match step {
+                Step::Append(sizes) => {
+                    let done = store.append(&tenant, command(number, sizes)).await;
+                    done.map(|done| note(&mut outcome, number, sizes, &done.receipts))
+                }
+                Step::Delete(stream) => {
+                    let stream = StreamName::new(stream).unwrap();
+                    let args = DeleteStream { actor: actor(), stream, expected: Expected::Any };
+                    store.delete_stream(&tenant, args).await.map(|_| ())
+                }
+                Step::Reopen => {
+                    store.close().await;
+                    match started().await {
+                        Ok(again) => {
+                            (store, tenant) = again;
+                            Ok(())
+                        }
+                        Err(()) => Err(AppendError::Closed),
+                    }
+                }
+            };
+            tries += 1;
+            if done.is_ok() || !patient || tries == 2 {
+                break done;
+            }
+        };
+        if done.is_err() {
+            outcome.failed = true;
+            if let Step::Append(sizes) = step {
+                for (stream, events, bytes) in sizes {
+                    let data = (0..*events).map(|n| data(number, n, *bytes));
+                    outcome.in_doubt.extend(data.map(|d| ((*stream).to_owned(), d)));
+                }
+            }
+            break;
+        }
+    }
+    store.close().await;
+    outcome
+}
+
+/// Opens what a crash left: every acknowledged event is there, at most the one in doubt beside it, and the log
+/// takes further writes.
+async fn check(disk: Arc<SimulatedDisk>, outcome: &Outcome, what: &str) {
+    let store = open(&disk).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let name = TenantName::new("dev").unwrap();
+    let Some(tenant) = store.tenant(&name) else {
+        assert!(outcome.acknowledged.is_empty(), "{what}: the tenant is gone");
+        store.create_tenant(actor(), name).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+        return store.close().await;
+    };
+    assert_eq!(store.damage(&tenant), None, "{what}");
+    let found = read(&store, &tenant).await;
+    let (kept, rest) = found.split_at_checked(outcome.acknowledged.len()).unwrap_or_else(|| {
+        panic!("{what}: {} of {} events", found.len(), outcome.acknowledged.len())
+    });
+    assert!(kept == outcome.acknowledged, "{what}: other events than were acknowledged");
+    let rest: Vec<_> = rest.iter().map(|(s, _, _, d)| (s.clone(), d.clone())).collect();
+    assert!(rest.is_empty() || rest == outcome.in_doubt, "{what}: part of an append");
+    let done = store.append(&tenant, command(99, &[("after", 1, 10)])).await;
+    let done = done.unwrap_or_else(|e| panic!("{what}: {e}"));
+    let last = found.last().map_or(0, |(_, _, position, _)| *position);
+    assert!(found.is_empty() || done.receipts[0].first_position.get() > last, "{what}");
+    store.close().await;
+}
+
+async fn read(store: &Store, tenant: &Tenant) -> Log {
+    let selection = Selection {
+        source: Source::Log,
+        after: After::Nothing,
+        filter: Filter::default(),
+        direction: Direction::Forward,
+        limit: 1000,
+    };
+    let (events, batch) = store.read_events(tenant, &selection).await.unwrap();
+    assert!(batch.finished);
+    let text = store.read(tenant, &selection, Shape::Ndjson).await.unwrap();
+    assert_eq!(text.count, events.len());
+    let data = |d: Option<bytes::Bytes>| String::from_utf8(d.unwrap().to_vec()).unwrap();
+    let line = |e: crate::read::StoredEvent| {
+        (e.stream.to_string(), e.version.get(), e.position.get(), data(e.data))
+    };
+    events.into_iter().map(line).collect()
+}
+
+/// Images that a crash may leave of a disk: nothing more than what was synced, all of it, and some by chance.
+fn images(disk: &SimulatedDisk, seed: u64) -> Vec<Arc<SimulatedDisk>> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut images = vec![disk.crashed(|| false), disk.crashed(|| true)];
+    images.extend((0..4).map(|_| disk.crashed(|| random.random_bool(0.5))));
+    images
+}
+
+#[tokio::test]
+async fn a_failure_at_any_operation_loses_nothing_acknowledged() {
+    let whole = SimulatedDisk::new();
+    let outcome = run(&whole, 8, false).await;
+    assert!(!outcome.failed && outcome.acknowledged.len() == 11);
+    let operations = whole.operations();
+    assert!(operations > 60, "{operations} operations");
+    for fault in [Fault::Error, Fault::Torn, Fault::Power] {
+        for n in 1..=operations {
+            let disk = SimulatedDisk::new();
+            disk.fail(n, fault);
+            let outcome = run(&disk, 8, false).await;
+            // Operations of a clean stop come behind the last acknowledgement.
+            assert!(outcome.failed || n > operations - 8, "{fault:?} at {n} went unnoticed");
+            for (i, image) in images(&disk, n).into_iter().enumerate() {
+                check(image, &outcome, &format!("{fault:?} at operation {n}, image {i}")).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_appends_and_takes_them_again() {
+    let whole = SimulatedDisk::new();
+    run(&whole, 8, false).await;
+    let mut gone_through = 0;
+    for n in 1..=whole.operations() {
+        let disk = SimulatedDisk::new();
+        disk.fail(n, Fault::Full);
+        let outcome = run(&disk, 8, true).await;
+        gone_through += u32::from(!outcome.failed);
+        for (i, image) in images(&disk, n).into_iter().enumerate() {
+            check(image, &outcome, &format!("full at operation {n}, image {i}")).await;
+        }
+    }
+    assert!(gone_through > 10, "{gone_through} runs went on after there was no room");
+}
+
+#[tokio::test]
+async fn every_loss_of_what_was_not_synced_is_survived() {
+    let whole = SimulatedDisk::new();
+    run(&whole, 3, false).await;
+    let (mut combinations, mut most) = (0, 0);
+    for n in 1..=whole.operations() {
+        let disk = SimulatedDisk::new();
+        disk.fail(n, Fault::Power);
+        let outcome = run(&disk, 3, false).await;
+        let units = disk.units();
+        most = most.max(units);
+        if units > 9 {
+            continue;
+        }
+        for set in 0..1_u32 << units {
+            let mut unit = 0;
+            let image = disk.crashed(|| {
+                unit += 1;
+                set >> (unit - 1) & 1 == 1
+            });
+            check(image, &outcome, &format!("power gone at {n}, survivors {set:b}")).await;
+            combinations += 1;
+        }
+    }
+    assert!(combinations > 500 && most > 9, "{combinations} combinations, {most} units");
+}
+
+#[tokio::test]
+async fn a_read_that_fails_is_an_error_and_changes_nothing() {
+    let disk = SimulatedDisk::new();
+    let outcome = run(&disk, 8, false).await;
+    let before = disk.reads();
+    open(&disk).unwrap().close().await;
+    let reads = disk.reads() - before;
+    for n in 1..=reads {
+        let image = disk.crashed(|| true);
+        image.fail_read(n);
+        if let Ok(store) = open(&image) {
+            // The four copies of the superblock stand in for each other.
+            store.close().await;
+            assert!(n <= 8, "read {n} of {reads} failed and was not missed");
+        }
+        check(image, &outcome, &format!("read {n}")).await;
+    }
+}
