@@ -100,13 +100,11 @@ async fn run(disk: &Arc<SimulatedDisk>, steps: usize, patient: bool) -> Outcome 
     let name = TenantName::new("dev").unwrap();
     let started = async || -> Result<(Store, Tenant), ()> {
         let store = open(disk).map_err(drop)?;
-        match store.create_tenant(actor(), name.clone()).await {
-            Ok(tenant) => Ok((store, tenant)),
-            Err(_) => {
-                store.close().await;
-                Err(())
-            }
+        if let Ok(tenant) = store.create_tenant(actor(), name.clone()).await {
+            return Ok((store, tenant));
         }
+        store.close().await;
+        Err(())
     };
     let mut open = started().await;
     if open.is_err() && patient {

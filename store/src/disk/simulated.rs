@@ -336,7 +336,9 @@ impl DiskFile for SimulatedFile {
                 // The page cache takes the pages for clean from here on; the device never got them.
                 return Err(device_error());
             }
-            changes.iter().for_each(|c| c.apply(&mut file.durable));
+            for change in &changes {
+                change.apply(&mut file.durable);
+            }
             Ok(())
         })
     }
