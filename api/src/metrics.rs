@@ -191,6 +191,13 @@ impl Collector for StoreFigures {
             Some(&Unit::Bytes),
             float(stats.bytes),
         )?;
+        counter("checkpoints", "Checkpoints of the index", None, float(stats.checkpoints))?;
+        counter(
+            "checkpoints_failed",
+            "Checkpoints that found no room on the disk",
+            None,
+            float(stats.checkpoints_failed),
+        )?;
         counter("sync", "Time in fdatasync", Some(&Unit::Seconds), stats.sync_seconds)?;
         let mut gauge = |name, help, unit: Option<&Unit>, value: i64| {
             let metric = ConstGauge::new(value);

@@ -97,7 +97,11 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_as_a_500_that_shows_only_its_id() {
         let folder = tempfile::tempdir().unwrap();
-        let options = Options { folder: folder.path().to_owned(), segment_bytes: 1 << 20 };
+        let options = Options {
+            folder: folder.path().to_owned(),
+            segment_bytes: 1 << 20,
+            checkpoint_records: 1000,
+        };
         let store = Store::open(options).unwrap();
         let (actor, name) = (Actor::new("a").unwrap(), TenantName::new("t").unwrap());
         let tenant = store.create_tenant(actor.clone(), name.clone()).await.unwrap();

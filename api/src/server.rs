@@ -156,7 +156,11 @@ impl Server {
             args.ephemeral.then(|| tempfile::Builder::new().prefix("kimberlite-").tempdir());
         let ephemeral = ephemeral.transpose().map_err(system("making a temporary folder"))?;
         let folder = ephemeral.as_ref().map_or(args.data, |dir| dir.path().to_owned());
-        let options = Options { folder, segment_bytes: config.segment_bytes };
+        let options = Options {
+            folder,
+            segment_bytes: config.segment_bytes,
+            checkpoint_records: kimberlite_store::limits::CHECKPOINT_RECORDS,
+        };
         let opened = tokio::task::spawn_blocking(|| Store::open(options)).await;
         let store = opened
             .map_err(|e| ServeError::System { what: "opening", source: io::Error::other(e) })??;

@@ -1,11 +1,10 @@
 //! From records to the text that clients see, once for all of them.
 //!
-//! A [`Piece`] holds the SSE frames of neighbouring records; the JSON of an event is a part of its frame, so pages,
-//! NDJSON and every follower are spliced from the same bytes. Pieces are kept in a bounded cache.
+//! A [`Piece`] holds the text of neighbouring records in one shape; pages, streams and every follower are spliced from
+//! pieces without copying. Pieces are kept in a bounded cache.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    io::Write,
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -14,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{Damage, ReadError},
-    index::{RecordEntry, TenantIndex},
+    index::{RecordEntry, StreamState, View},
     limits::FRAGMENT_CACHE_BYTES,
     log::{Segment, frame::BlockKind, run::RunReader},
     read::{Shape, StoredEvent},
@@ -39,18 +38,62 @@ pub(crate) struct Located {
     stream_deleted: bool,
 }
 
-impl Located {
-    pub(crate) fn new(index: &TenantIndex, position: u64) -> Option<Self> {
-        let (part, entry) = index.entry(position)?;
-        let event = entry.kind == RecordKind::Event;
-        let stream = event.then(|| index.names.stream_at(entry.stream));
-        let names = stream.map(|s| (s.name.clone(), index.names.type_at(entry.event_type).clone()));
-        Some(Self {
-            position,
-            segment: Arc::clone(&part.segment),
-            entry: *entry,
-            names,
-            stream_deleted: stream.is_some_and(|s| entry.version < s.head.visible_from),
+/// Finds records one after the other.
+pub(crate) struct Locator<'a> {
+    tenant: &'a TenantShared,
+    view: &'a View,
+    streams: HashMap<u32, StreamState>,
+}
+
+/// Streams whose states a locator keeps.
+const STREAMS_KEPT: usize = 4096;
+
+impl<'a> Locator<'a> {
+    pub(crate) fn new(tenant: &'a TenantShared, view: &'a View) -> Self {
+        Self { tenant, view, streams: HashMap::new() }
+    }
+
+    /// One record; `None` where nothing is committed.
+    pub(crate) fn one(&mut self, position: u64) -> Result<Option<Located>, ReadError> {
+        Ok(self.range(position..position + 1)?.pop())
+    }
+
+    /// The committed records in `range` that lie in the slice of the first.
+    pub(crate) fn range(&mut self, range: std::ops::Range<u64>) -> Result<Vec<Located>, ReadError> {
+        let Some(slice) = self.view.slice_of(range.start) else { return Ok(Vec::new()) };
+        let end = range.end.min(slice.end()).min(self.view.count);
+        let mut entries = slice.entries(end - range.start > 1);
+        let mut located = Vec::with_capacity((end - range.start) as usize);
+        for position in range.start..end {
+            let entry = entries.get(position)?;
+            let segment = Arc::clone(slice.segment());
+            let mut found =
+                Located { position, segment, entry, names: None, stream_deleted: false };
+            if entry.kind == RecordKind::Event {
+                let event_type = self.event_type(entry.event_type);
+                let stream = self.stream(entry.stream)?;
+                found.stream_deleted = entry.version < stream.head.visible_from;
+                found.names = Some((stream.name.clone(), event_type));
+            }
+            located.push(found);
+        }
+        Ok(located)
+    }
+
+    fn event_type(&self, id: u32) -> EventType {
+        self.tenant.index.read().names.types.at(id).clone()
+    }
+
+    fn stream(&mut self, id: u32) -> Result<&StreamState, ReadError> {
+        if self.streams.len() > STREAMS_KEPT {
+            self.streams.clear();
+        }
+        Ok(match self.streams.entry(id) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                let state = self.tenant.stream_state(id)?;
+                new.insert(state.ok_or(ReadError::StreamUnknown)?)
+            }
         })
     }
 }
@@ -102,7 +145,8 @@ impl RecordReader {
         tenant: &TenantShared,
         position: u64,
     ) -> Result<Option<StoredEvent>, ReadError> {
-        let located = Located::new(&tenant.index.read(), position).ok_or(ReadError::NoRecord)?;
+        let view = tenant.view();
+        let located = Locator::new(tenant, &view).one(position)?.ok_or(ReadError::NoRecord)?;
         self.located_event(&located)
     }
 
@@ -160,15 +204,15 @@ impl RecordReader {
         Ok(parts)
     }
 
-    /// Appends an event's JSON object to `out`. Raw line breaks inside stored JSON become spaces with
-    /// `one_line`; says whether there were any.
-    pub(crate) fn render(
+    /// Appends an event's JSON object to `out`, nothing where the record is no event. Raw line breaks inside stored
+    /// JSON become spaces with `one_line`.
+    fn render(
         &mut self,
         located: &Located,
         one_line: bool,
         out: &mut Vec<u8>,
-    ) -> Result<bool, ReadError> {
-        let Some((stream, event_type)) = &located.names else { return Ok(false) };
+    ) -> Result<(), ReadError> {
+        let Some((stream, event_type)) = &located.names else { return Ok(()) };
         self.load(&located.segment, &located.entry)?;
         if self.time.0 != located.entry.time {
             let time = Timestamp::from_micros(located.entry.time).expect("op times are valid");
@@ -176,24 +220,30 @@ impl RecordReader {
         }
         let parts = self.parts(&located.entry)?;
         let entry = &located.entry;
-        let infallible = "writing to memory";
-        write!(out, "{{\"position\":{0},\"cursor\":\"{0}.", located.position).expect(infallible);
-        push_hex(out, &entry.hash.0[..4]);
+        out.extend_from_slice(b"{\"position\":");
+        push_number(out, located.position);
+        out.extend_from_slice(b",\"cursor\":\"");
+        push_cursor(out, located);
         // Stream names need no escapes.
-        write!(out, "\",\"stream\":\"{stream}\",\"version\":{},\"id\":\"", entry.version)
-            .expect(infallible);
+        out.extend_from_slice(b"\",\"stream\":\"");
+        out.extend_from_slice(stream.as_str().as_bytes());
+        out.extend_from_slice(b"\",\"version\":");
+        push_number(out, entry.version);
+        out.extend_from_slice(b",\"id\":\"");
         let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
         out.extend_from_slice(
             Uuid::from_bytes(parts.id).hyphenated().encode_lower(&mut id).as_bytes(),
         );
         out.extend_from_slice(b"\",\"type\":");
-        serde_json::to_writer(&mut *out, event_type.as_str()).expect(infallible);
-        write!(out, ",\"time\":\"{}\",\"occurred_at\":", self.time.1).expect(infallible);
+        serde_json::to_writer(&mut *out, event_type.as_str()).expect("writing to memory");
+        out.extend_from_slice(b",\"time\":\"");
+        out.extend_from_slice(self.time.1.as_bytes());
+        out.extend_from_slice(b"\",\"occurred_at\":");
         out.extend_from_slice(parts.occurred_at.unwrap_or(b"null"));
         out.extend_from_slice(b",\"data\":");
-        let mut breaks = push_json(out, parts.data.unwrap_or(b"null"), one_line);
+        push_json(out, parts.data.unwrap_or(b"null"), one_line);
         out.extend_from_slice(b",\"metadata\":");
-        breaks |= push_json(out, parts.metadata.unwrap_or(b"null"), one_line);
+        push_json(out, parts.metadata.unwrap_or(b"null"), one_line);
         out.extend_from_slice(b",\"subjects\":[],\"tags\":");
         out.extend_from_slice(parts.tags.unwrap_or(b"[]"));
         out.extend_from_slice(b",\"hash\":\"");
@@ -203,20 +253,73 @@ impl RecordReader {
             out.extend_from_slice(b",\"stream_deleted\":true");
         }
         out.push(b'}');
-        Ok(breaks)
+        Ok(())
+    }
+
+    /// Appends an event's text in `shape` with what separates it from the next.
+    fn render_as(
+        &mut self,
+        located: &Located,
+        shape: Shape,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        if located.names.is_none() {
+            return Ok(());
+        }
+        match shape {
+            Shape::Json => {
+                self.render(located, false, out)?;
+                out.push(b',');
+            }
+            Shape::Ndjson => {
+                self.render(located, true, out)?;
+                out.push(b'\n');
+            }
+            Shape::Sse => {
+                out.extend_from_slice(b"event: event\nid: ");
+                push_cursor(out, located);
+                out.extend_from_slice(b"\ndata: ");
+                self.render(located, true, out)?;
+                out.extend_from_slice(b"\n\n");
+            }
+        }
+        Ok(())
     }
 }
 
-/// Appends stored JSON; says whether it held raw line breaks.
-fn push_json(out: &mut Vec<u8>, json: &[u8], one_line: bool) -> bool {
+fn push_number(out: &mut Vec<u8>, number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut left = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn push_cursor(out: &mut Vec<u8>, located: &Located) {
+    push_number(out, located.position);
+    out.push(b'.');
+    push_hex(out, &located.entry.hash.0[..4]);
+}
+
+/// Appends stored JSON.
+fn push_json(out: &mut Vec<u8>, json: &[u8], one_line: bool) {
     let start = out.len();
     out.extend_from_slice(json);
-    let is_break = |b: &u8| *b == b'\n' || *b == b'\r';
-    let breaks = json.iter().any(is_break);
-    if breaks && one_line {
-        out[start..].iter_mut().filter(|b| is_break(b)).for_each(|b| *b = b' ');
+    if one_line {
+        let text = &mut out[start..];
+        let mut from = 0;
+        while let Some(at) = memchr::memchr2(b'\n', b'\r', &text[from..]) {
+            text[from + at] = b' ';
+            from += at + 1;
+        }
     }
-    breaks
 }
 
 #[derive(Default)]
@@ -228,22 +331,13 @@ struct Parts<'a> {
     tags: Option<&'a [u8]>,
 }
 
-/// Where one record's text is in a piece. Records that are no events have none.
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    frame: u32,
-    json: u32,
-    json_end: u32,
-    /// The stored JSON holds raw line breaks, so this text is not it byte for byte.
-    breaks: bool,
-}
-
-/// SSE frames of neighbouring records.
+/// Text of neighbouring records in one shape, each event with what separates it from the next.
 #[derive(Debug)]
 pub(crate) struct Piece {
     pub(crate) first: u64,
     text: Bytes,
-    spans: Vec<Span>,
+    /// Where each record's text ends. Records that are no events have none.
+    ends: Vec<u32>,
     generation: u64,
 }
 
@@ -252,74 +346,57 @@ impl Piece {
     pub(crate) fn render(
         located: &[Located],
         generation: u64,
+        shape: Shape,
         reader: &mut RecordReader,
     ) -> Result<Self, ReadError> {
-        let mut text = Vec::with_capacity(located.len() * 512);
-        let mut spans = Vec::with_capacity(located.len());
+        let mut text = Vec::with_capacity(located.len() * 640);
+        let mut ends = Vec::with_capacity(located.len());
         for record in located {
-            let frame = text.len() as u32;
-            let (mut json, mut json_end, mut breaks) = (frame, frame, false);
-            if record.names.is_some() {
-                write!(text, "event: event\nid: {}.", record.position).expect("to memory");
-                push_hex(&mut text, &record.entry.hash.0[..4]);
-                text.extend_from_slice(b"\ndata: ");
-                json = text.len() as u32;
-                breaks = reader.render(record, true, &mut text)?;
-                json_end = text.len() as u32;
-                text.extend_from_slice(b"\n\n");
-            }
-            spans.push(Span { frame, json, json_end, breaks });
+            reader.render_as(record, shape, &mut text)?;
+            ends.push(text.len() as u32);
             if text.len() > PIECE_BYTES {
                 break;
             }
         }
-        Ok(Self { first: located[0].position, text: text.into(), spans, generation })
-    }
-
-    /// Bytes of its text: more than its JSON alone has.
-    pub(crate) fn bytes(&self) -> usize {
-        self.text.len()
+        // Kept for long, so not larger than its content.
+        text.shrink_to_fit();
+        Ok(Self { first: located[0].position, text: text.into(), ends, generation })
     }
 
     /// The position behind the last record.
     pub(crate) fn end(&self) -> u64 {
-        self.first + self.spans.len() as u64
+        self.first + self.ends.len() as u64
     }
 
-    fn span(&self, position: u64) -> Span {
-        self.spans[(position - self.first) as usize]
+    fn start(&self, position: u64) -> usize {
+        match (position - self.first) as usize {
+            0 => 0,
+            i => self.ends[i - 1] as usize,
+        }
     }
 
     pub(crate) fn is_event(&self, position: u64) -> bool {
-        let span = self.span(position);
-        span.json != span.json_end
+        self.start(position) != self.start(position + 1)
     }
 
-    /// The frames of the records from `from` up to `to` (exclusive), without copying.
-    pub(crate) fn frames(&self, from: u64, to: u64) -> Bytes {
-        let start = self.span(from).frame as usize;
-        let end = if to == self.end() { self.text.len() } else { self.span(to).frame as usize };
-        self.text.slice(start..end)
+    pub(crate) fn holds(&self, position: u64) -> bool {
+        position >= self.first && position < self.end()
     }
 
-    /// An event's text in `shape`; `None` where only the log has it byte for byte.
-    pub(crate) fn text(&self, position: u64, shape: Shape) -> Option<&[u8]> {
-        let span = self.span(position);
-        match shape {
-            Shape::Json if span.breaks => None,
-            Shape::Json | Shape::Ndjson => {
-                Some(&self.text[span.json as usize..span.json_end as usize])
-            }
-            Shape::Sse => Some(&self.text[span.frame as usize..span.json_end as usize + 2]),
-        }
+    /// The text of the records from `from` up to `to` (exclusive), without copying.
+    pub(crate) fn text(&self, from: u64, to: u64) -> Bytes {
+        self.text.slice(self.start(from)..self.start(to))
     }
 }
 
-/// Pieces by tenant and first position, the oldest go first.
+/// Tenant, shape and first position of a piece.
+type PieceKey = ([u8; 16], Shape, u64);
+
+/// Pieces; the oldest go first.
 #[derive(Debug, Default)]
 pub(crate) struct FragmentCache {
-    pieces: BTreeMap<([u8; 16], u64), Arc<Piece>>,
-    order: VecDeque<([u8; 16], u64)>,
+    pieces: BTreeMap<PieceKey, Arc<Piece>>,
+    order: VecDeque<PieceKey>,
     pub(crate) bytes: usize,
 }
 
@@ -328,23 +405,25 @@ impl FragmentCache {
     pub(crate) fn find(
         &self,
         tenant: [u8; 16],
+        shape: Shape,
         position: u64,
         generation: u64,
     ) -> Result<Arc<Piece>, Option<u64>> {
-        let before = self.pieces.range(..=(tenant, position)).next_back();
-        if let Some(((t, _), piece)) = before
-            && *t == tenant
-            && piece.end() > position
+        let lowest = (tenant, shape, 0);
+        let before = self.pieces.range(lowest..=(tenant, shape, position)).next_back();
+        if let Some((_, piece)) = before
+            && piece.holds(position)
             && piece.generation == generation
         {
             return Ok(Arc::clone(piece));
         }
-        let next = self.pieces.range((tenant, position + 1)..).next();
-        Err(next.filter(|((t, _), p)| *t == tenant && p.generation == generation).map(|(k, _)| k.1))
+        let behind = (tenant, shape, position + 1)..=(tenant, shape, u64::MAX);
+        let next = self.pieces.range(behind).next();
+        Err(next.filter(|(_, p)| p.generation == generation).map(|((.., at), _)| *at))
     }
 
-    pub(crate) fn insert(&mut self, tenant: [u8; 16], piece: Arc<Piece>) {
-        let key = (tenant, piece.first);
+    pub(crate) fn insert(&mut self, tenant: [u8; 16], shape: Shape, piece: Arc<Piece>) {
+        let key = (tenant, shape, piece.first);
         self.bytes += piece.text.len();
         match self.pieces.insert(key, piece) {
             Some(old) => self.bytes -= old.text.len(),

@@ -1,52 +1,39 @@
 //! What is derived from a tenant's log to find records again: streams, types, tags, ids, keys.
 //!
-//! Built by [`TenantIndex::apply`] alone, from committed ops alone, live and at recovery alike. A part covers one
-//! segment; streams and types are held once a tenant.
+//! Built by [`TenantIndex::apply`] alone, from committed ops alone, live and at recovery alike. Records since the last
+//! checkpoint are indexed in memory, a part for each segment; a checkpoint turns parts into runs on disk.
 
+pub(crate) mod derived;
+mod names;
+mod pages;
 mod part;
+mod run;
 mod select;
+mod slice;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Bound,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use part::{IdempotencyEntry, Part, RecordEntry, idempotency_digest};
+pub(crate) use names::{Changed, Names, StreamHead, StreamState, TenantDerived};
+pub(crate) use pages::{Pages, write_pages};
+pub(crate) use part::{MemoryPart, RecordEntry, Rows, idempotency_digest};
+pub(crate) use run::{Layout, NO_RUN, Run, write_part};
+pub(crate) use select::{Search, StreamRange};
+pub(crate) use slice::{Slice, View};
+
+use derived::TenantRow;
 
 use crate::{
-    error::Damage,
+    error::{Damage, ReadError},
     log::{
         Segment,
         frame::{Section, SectionRuns},
         run::Place,
     },
-    read::StreamInfo,
     record::{Entry, Leaf, PayloadKind, RecordKind, Role, leaf_hash},
-    words::{Actor, EventType, Hash, Reference, StreamName, Tag, Timestamp, Version},
+    words::{Actor, EventType, Hash, StreamName, Tag, Timestamp},
 };
-
-/// What is known of a stream.
-#[derive(Clone, Debug)]
-pub(crate) struct StreamState {
-    pub(crate) name: StreamName,
-    pub(crate) head: StreamHead,
-    pub(crate) first_time: i64,
-    pub(crate) last_time: i64,
-}
-
-/// What decisions about a stream rest on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StreamHead {
-    pub(crate) reference: Reference,
-    /// Version of the last event.
-    pub(crate) version: u64,
-    /// Versions below this one are behind a deletion.
-    pub(crate) visible_from: u64,
-    pub(crate) deleted: bool,
-}
 
 /// The JSON of an idempotency payload.
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,23 +55,16 @@ pub(crate) struct TenantBody {
     pub(crate) log_id: String,
 }
 
-/// Names that one tenant's log has introduced, in both directions.
-#[derive(Debug, Default)]
-pub(crate) struct Names {
-    streams: BTreeMap<StreamName, u32>,
-    stream_list: Vec<StreamState>,
-    stream_by_reference: HashMap<Reference, u32>,
-    types: HashMap<EventType, u32>,
-    type_list: Vec<(EventType, Reference)>,
-    type_by_reference: HashMap<Reference, u32>,
-    actors: HashMap<Actor, Reference>,
-}
-
 /// A tenant's log as far as it is committed.
 #[derive(Debug)]
 pub(crate) struct TenantIndex {
     pub(crate) names: Names,
-    pub(crate) parts: Vec<Part>,
+    /// In the order of their positions, without gaps.
+    slices: Arc<Vec<Slice>>,
+    /// The part that takes further records; the last of `slices`.
+    open: Option<Arc<MemoryPart>>,
+    /// What lies on disk of this index.
+    pub(crate) derived: Option<TenantDerived>,
     /// Records committed.
     pub(crate) count: u64,
     /// Hash of the last record, or what stands before position 0.
@@ -93,27 +73,53 @@ pub(crate) struct TenantIndex {
     pub(crate) generation: u64,
     /// The log ends here though it should not.
     pub(crate) damage: Option<Damage>,
-    /// Tenants created by this log (the system tenant's).
+    /// Tenants created by this log (the system tenant's) since it was opened.
     pub(crate) tenants: Vec<TenantBody>,
+    /// Records of which the database knows, or will by the checkpoint that is being written.
+    pub(crate) saved_count: Option<u64>,
+    /// Likewise types.
+    pub(crate) saved_types: usize,
+    /// Actors that the database does not know.
+    pub(crate) new_actors: Vec<Actor>,
 }
 
 impl TenantIndex {
     pub(crate) fn new(genesis: Hash) -> Self {
         Self {
             names: Names::default(),
-            parts: Vec::new(),
+            slices: Arc::default(),
+            open: None,
+            derived: None,
             count: 0,
             chain_head: genesis,
             generation: 0,
             damage: None,
             tenants: Vec::new(),
+            saved_count: None,
+            saved_types: 0,
+            new_actors: Vec::new(),
         }
+    }
+
+    /// Goes on from what a checkpoint says.
+    pub(crate) fn restore(&mut self, names: Names, runs: Vec<Slice>, row: &TenantRow) {
+        self.saved_count = Some(row.count);
+        self.saved_types = names.types.list.len();
+        self.names = names;
+        self.slices = Arc::new(runs);
+        (self.count, self.chain_head) = (row.count, Hash(row.chain_head));
+        self.generation = row.generation;
+    }
+
+    /// What is committed now, to be searched without holding anybody up.
+    pub(crate) fn view(&self) -> View {
+        View { slices: Arc::clone(&self.slices), count: self.count }
     }
 
     /// Takes in one op's section. Leaves, chain and names are checked; with `commitments`, payloads too.
     ///
     /// # Errors
-    /// Where in the frame, and what does not hold: nothing of the section is taken then.
+    /// Where in the frame, and what does not hold: nothing of the section is taken then. Or the database failed.
     pub(crate) fn apply(
         &mut self,
         segment: &Arc<Segment>,
@@ -121,22 +127,39 @@ impl TenantIndex {
         section: Section,
         runs: &SectionRuns,
         commitments: bool,
-    ) -> Result<(), Damage> {
+    ) -> Result<(), ReadError> {
         let damage = |what| Damage { file: segment.name.clone(), offset, what };
         if section.first_position != self.count {
-            return Err(damage("a section does not begin where the tenant's log ends"));
+            let what = "a section does not begin where the tenant's log ends";
+            return Err(damage(what).into());
         }
         let checked =
             check_section(&section, runs, self.chain_head, commitments).map_err(damage)?;
-        if self.parts.last().is_none_or(|p| p.segment.first_op != segment.first_op) {
-            self.parts.push(Part::new(Arc::clone(segment), self.count));
-        }
+        let part = self.part_for(segment);
+        let mut rows = part.rows.write();
         for record in checked {
-            self.record(offset, runs, &record).map_err(damage)?;
+            self.record(offset, runs, &record, &mut rows).map_err(|wrong| match wrong {
+                Wrong::Record(what) => damage(what).into(),
+                Wrong::Read(error) => error,
+            })?;
         }
+        drop(rows);
         self.count += u64::from(section.records);
         self.chain_head = section.chain_head;
         Ok(())
+    }
+
+    /// The part that records of this segment go to.
+    fn part_for(&mut self, segment: &Arc<Segment>) -> Arc<MemoryPart> {
+        if let Some(open) = &self.open
+            && open.segment.first_op == segment.first_op
+        {
+            return Arc::clone(open);
+        }
+        let part = Arc::new(MemoryPart::new(Arc::clone(segment), self.count));
+        Arc::make_mut(&mut self.slices).push(Slice::Memory(Arc::clone(&part)));
+        self.open = Some(Arc::clone(&part));
+        part
     }
 
     fn record(
@@ -144,7 +167,8 @@ impl TenantIndex {
         offset: u64,
         runs: &SectionRuns,
         record: &Checked<'_>,
-    ) -> Result<(), &'static str> {
+        rows: &mut Rows,
+    ) -> Result<(), Wrong> {
         let leaf = &record.leaf;
         let mut tags: Vec<Tag> = Vec::new();
         let mut occurred = None;
@@ -153,9 +177,9 @@ impl TenantIndex {
         for (kind, _) in leaf.payloads() {
             let Some(json) = Entry::take(&mut run)?.json()? else { continue };
             match kind {
-                PayloadKind::StreamName => self.names.introduce_stream(leaf, json)?,
-                PayloadKind::TypeName => self.names.introduce_type(leaf, json)?,
-                PayloadKind::ActorName => self.names.introduce_actor(leaf, json)?,
+                PayloadKind::StreamName => self.introduce_stream(leaf, json)?,
+                PayloadKind::TypeName => self.introduce_type(leaf, json)?,
+                PayloadKind::ActorName => self.introduce_actor(leaf, json)?,
                 PayloadKind::OccurredAt => {
                     let text: String = parse(json)?;
                     occurred = Timestamp::parse(&text).map(Timestamp::micros);
@@ -177,17 +201,11 @@ impl TenantIndex {
                 | PayloadKind::Row => {}
             }
         }
-        let stream = leaf
-            .reference(Role::Stream)
-            .map(|r| self.names.stream_by_reference.get(&r).copied().ok_or("an unknown stream"))
-            .transpose()?;
         let event_type = leaf
             .reference(Role::Type)
-            .map(|r| self.names.type_by_reference.get(&r).copied().ok_or("an unknown type"))
+            .map(|r| self.names.types.by_reference(r).ok_or("an unknown type"))
             .transpose()?;
-        if let Some(stream) = stream {
-            self.follow_stream(leaf, stream);
-        }
+        let stream = self.follow_stream(leaf)?;
         let place = |p: crate::log::frame::RunPlace| Place {
             block: offset as u32 + p.block,
             inside: p.inside,
@@ -205,17 +223,19 @@ impl TenantIndex {
             occurred: occurred.unwrap_or(i64::MIN),
             hash: record.hash,
         };
-        let part = self.parts.last_mut().expect("pushed by apply");
-        part.push(entry, leaf.id, &tags);
+        rows.push(entry, leaf.id, &tags);
         if let Some(body) = idempotency {
             let actor = leaf.reference(Role::Actor).ok_or("a key without an actor")?;
-            part.push_idempotency(actor, &body, leaf.time_us);
+            rows.push_idempotency(actor, &body, leaf.time_us);
         }
         Ok(())
     }
 
-    fn follow_stream(&mut self, leaf: &Leaf<'_>, stream: u32) {
-        let state = &mut self.names.stream_list[stream as usize];
+    /// Brings the state of the leaf's stream forward; its number, where the leaf has one.
+    fn follow_stream(&mut self, leaf: &Leaf<'_>) -> Result<Option<u32>, Wrong> {
+        let Some(reference) = leaf.reference(Role::Stream) else { return Ok(None) };
+        let touched = self.names.touch(reference, self.derived.as_ref()).map_err(Wrong::Read)?;
+        let Some((id, state)) = touched else { return Err("an unknown stream".into()) };
         match leaf.kind {
             RecordKind::Event => {
                 if state.head.deleted {
@@ -236,127 +256,72 @@ impl TenantIndex {
             }
             RecordKind::TenantCreated => {}
         }
+        Ok(Some(id))
     }
 
-    /// The part and the entry of a committed record.
-    pub(crate) fn entry(&self, position: u64) -> Option<(&Part, &RecordEntry)> {
-        let part = &self.parts[self.part_of(position)?];
-        Some((part, part.entry(position)))
-    }
-
-    /// Index of the part that holds `position`.
-    pub(crate) fn part_of(&self, position: u64) -> Option<usize> {
-        if position >= self.count {
-            return None;
-        }
-        Some(self.parts.partition_point(|p| p.first <= position) - 1)
-    }
-
-    /// Where an event or record with this id is.
-    pub(crate) fn find_id(&self, id: &[u8; 16]) -> Option<u64> {
-        self.parts.iter().rev().find_map(|p| p.find_id(id))
-    }
-
-    /// The newest use of an idempotency key.
-    pub(crate) fn find_idempotency(&self, digest: &[u8; 16]) -> Option<(u64, IdempotencyEntry)> {
-        self.parts.iter().rev().find_map(|p| p.find_idempotency(digest))
-    }
-}
-
-impl Names {
-    pub(crate) fn stream(&self, name: &str) -> Option<&StreamState> {
-        self.stream_id(name).map(|id| &self.stream_list[id as usize])
-    }
-
-    pub(crate) fn stream_id(&self, name: &str) -> Option<u32> {
-        self.streams.get(name).copied()
-    }
-
-    pub(crate) fn stream_at(&self, id: u32) -> &StreamState {
-        &self.stream_list[id as usize]
-    }
-
-    pub(crate) fn type_id(&self, name: &EventType) -> Option<u32> {
-        self.types.get(name).copied()
-    }
-
-    pub(crate) fn type_at(&self, id: u32) -> &EventType {
-        &self.type_list[id as usize].0
-    }
-
-    pub(crate) fn type_reference(&self, name: &EventType) -> Option<Reference> {
-        self.types.get(name).map(|id| self.type_list[*id as usize].1)
-    }
-
-    pub(crate) fn actor(&self, actor: &Actor) -> Option<Reference> {
-        self.actors.get(actor).copied()
-    }
-
-    /// Streams whose names start with `prefix`, in byte order.
-    pub(crate) fn streams_from<'a>(
-        &'a self,
-        prefix: &'a str,
-        after: Option<&str>,
-    ) -> impl Iterator<Item = &'a StreamState> {
-        let from = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
-        self.streams
-            .range::<str, _>((from, Bound::Unbounded))
-            .take_while(move |(name, _)| name.as_str().starts_with(prefix))
-            .map(|(_, id)| &self.stream_list[*id as usize])
-    }
-
-    fn introduce_stream(&mut self, leaf: &Leaf<'_>, json: &[u8]) -> Result<(), &'static str> {
+    fn introduce_stream(&mut self, leaf: &Leaf<'_>, json: &[u8]) -> Result<(), Wrong> {
         let reference = leaf.reference(Role::Stream).ok_or("a stream name without a stream")?;
         let name = StreamName::new(&parse::<String>(json)?).map_err(|_| "a stream name")?;
-        let id = self.stream_list.len() as u32;
-        if self.streams.insert(name.clone(), id).is_some()
-            || self.stream_by_reference.insert(reference, id).is_some()
-        {
-            return Err("a stream is named twice");
+        let derived = self.derived.as_ref();
+        let mut known = self.names.recent_stream(name.as_str()).is_some();
+        if let (false, Some(derived)) = (known, derived) {
+            known = derived.stream_id(name.as_str()).map_err(Wrong::Read)?.is_some();
         }
-        let head = StreamHead { reference, version: u64::MAX, visible_from: 0, deleted: false };
-        self.stream_list.push(StreamState { name, head, first_time: 0, last_time: 0 });
+        if known || self.names.touch(reference, derived).map_err(Wrong::Read)?.is_some() {
+            return Err("a stream is named twice".into());
+        }
+        self.names.add_stream(name, reference);
         Ok(())
     }
 
     fn introduce_type(&mut self, leaf: &Leaf<'_>, json: &[u8]) -> Result<(), &'static str> {
         let reference = leaf.reference(Role::Type).ok_or("a type name without a type")?;
         let name = EventType::new(&parse::<String>(json)?).map_err(|_| "a type name")?;
-        let id = self.type_list.len() as u32;
-        if self.types.insert(name.clone(), id).is_some()
-            || self.type_by_reference.insert(reference, id).is_some()
-        {
-            return Err("a type is named twice");
-        }
-        self.type_list.push((name, reference));
-        Ok(())
+        if self.names.types.push(name, reference) { Ok(()) } else { Err("a type is named twice") }
     }
 
     fn introduce_actor(&mut self, leaf: &Leaf<'_>, json: &[u8]) -> Result<(), &'static str> {
         let reference = leaf.reference(Role::Actor).ok_or("an actor's name without an actor")?;
         let name = Actor::new(&parse::<String>(json)?).map_err(|_| "an actor's name")?;
-        if self.actors.insert(name, reference).is_some() {
+        self.new_actors.push(name.clone());
+        if self.names.actors.insert(name, reference).is_some() {
             return Err("an actor is named twice");
         }
         Ok(())
     }
+
+    /// Takes no more records into the parts in memory, and hands them out to be written.
+    pub(crate) fn freeze(&mut self) -> Vec<Arc<MemoryPart>> {
+        self.open = None;
+        let memory = self.slices.iter().filter_map(|slice| match slice {
+            Slice::Memory(part) => Some(Arc::clone(part)),
+            Slice::Disk(_) => None,
+        });
+        memory.collect()
+    }
+
+    /// What was frozen is on disk now, as `runs`.
+    pub(crate) fn thaw(&mut self, runs: &HashMap<u64, Arc<Run>>) {
+        self.names.thaw();
+        for slice in Arc::make_mut(&mut self.slices) {
+            if let Slice::Memory(part) = slice
+                && let Some(run) = runs.get(&part.first)
+            {
+                *slice = Slice::Disk(Arc::clone(run));
+            }
+        }
+    }
 }
 
-impl StreamState {
-    pub(crate) fn info(&self) -> StreamInfo {
-        let version = |n| Version::new(n).expect("versions are below positions");
-        let time = |us| Timestamp::from_micros(us).expect("op times are valid");
-        StreamInfo {
-            stream: self.name.clone(),
-            version: version(self.head.version),
-            first_version: version(self.head.visible_from),
-            first_time: time(self.first_time),
-            last_time: time(self.last_time),
-            deleted: self.head.deleted,
-        }
+/// Why a record was not taken in.
+enum Wrong {
+    Record(&'static str),
+    Read(ReadError),
+}
+
+impl From<&'static str> for Wrong {
+    fn from(what: &'static str) -> Self {
+        Self::Record(what)
     }
 }
 

@@ -13,6 +13,7 @@ pub mod limits;
 pub mod read;
 pub mod words;
 
+mod checkpoint;
 mod disk;
 #[cfg(test)]
 mod faults;

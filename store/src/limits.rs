@@ -40,6 +40,12 @@ pub const OP_BYTES_TARGET: usize = 4 << 20;
 pub const OP_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a segment file at most: places inside it have 32 bits.
 pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;
+/// Records behind which the index goes to disk.
+pub const CHECKPOINT_RECORDS: u64 = 131_072;
+/// The largest number of them: a record's number in a run has 24 bits, and a late checkpoint has more records.
+pub const CHECKPOINT_RECORDS_MAX: u64 = 1 << 21;
+/// Bytes of log behind which the index goes to disk.
+pub const CHECKPOINT_BYTES: u64 = 128 << 20;
 /// Commands waiting to become part of an op.
 pub const QUEUE_COMMANDS_MAX: usize = 8192;
 /// Bytes of commands waiting to become part of an op.

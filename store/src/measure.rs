@@ -28,7 +28,7 @@ impl Bench {
     /// A bench that appends `events` of `bytes` each to one stream.
     pub fn new(events: usize, bytes: usize) -> Self {
         let superblock = Superblock::fresh([2; 16]);
-        let tenant = TenantShared::new(None, TENANT, [3; 16]);
+        let tenant = TenantShared::new(None, TENANT, [3; 16], None);
         let mut machine = Machine::new(Replica::new(Recovered { superblock, tip: None }));
         machine.add_tenant(TENANT, 0, tenant.index.read().chain_head);
         let event = NewEvent {

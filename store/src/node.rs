@@ -18,12 +18,14 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use crate::{
+    checkpoint::{Behind, Checkpoints},
     disk::Disk,
-    index::TenantBody,
+    error::ReadError,
+    index::{TenantBody, derived::Derived},
     kernel::Prepared,
     limits::{IDLE_SUPERBLOCK_MS, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX},
     log::{
-        Log, Segment, WriteError,
+        Log, WriteError, Written,
         frame::{FrameHead, Section, read_section},
         superblock::SuperblockFile,
     },
@@ -39,11 +41,26 @@ pub(crate) const SYSTEM: [u8; 16] = [0; 16];
 /// Tenants by reference and by name.
 #[derive(Debug, Default)]
 pub(crate) struct Tenants {
+    derived: Option<Arc<Derived>>,
     by_reference: RwLock<HashMap<[u8; 16], Arc<TenantShared>>>,
     by_name: RwLock<HashMap<TenantName, Arc<TenantShared>>>,
 }
 
 impl Tenants {
+    pub(crate) fn new(derived: Arc<Derived>) -> Self {
+        Self { derived: Some(derived), ..Self::default() }
+    }
+
+    /// A tenant that is not there yet.
+    pub(crate) fn make(
+        &self,
+        name: Option<TenantName>,
+        reference: [u8; 16],
+        log_id: [u8; 16],
+    ) -> TenantShared {
+        TenantShared::new(name, reference, log_id, self.derived.clone())
+    }
+
     pub(crate) fn by_reference(&self, reference: &[u8; 16]) -> Option<Arc<TenantShared>> {
         self.by_reference.read().get(reference).cloned()
     }
@@ -59,6 +76,11 @@ impl Tenants {
         self.by_reference.write().insert(tenant.reference, tenant);
     }
 
+    pub(crate) fn clear(&self) {
+        self.by_name.write().clear();
+        self.by_reference.write().clear();
+    }
+
     pub(crate) fn all(&self) -> Vec<Arc<TenantShared>> {
         self.by_reference.read().values().cloned().collect()
     }
@@ -66,9 +88,8 @@ impl Tenants {
     /// Takes in a tenant that the system tenant's log tells of.
     pub(crate) fn add_created(&self, body: &TenantBody) -> Option<Arc<TenantShared>> {
         let name = TenantName::new(&body.tenant).ok()?;
-        let tenant =
-            TenantShared::new(Some(name), sixteen(&body.reference)?, sixteen(&body.log_id)?);
-        let tenant = Arc::new(tenant);
+        let (reference, log_id) = (sixteen(&body.reference)?, sixteen(&body.log_id)?);
+        let tenant = Arc::new(self.make(Some(name), reference, log_id));
         self.add(Arc::clone(&tenant));
         Some(tenant)
     }
@@ -184,11 +205,24 @@ pub(crate) struct Files {
 /// The disk failed in a way that leaves its content unknown; nothing further may be done.
 struct Broken;
 
+impl Drop for NodeHandle {
+    /// The folder is free for another once this is done.
+    fn drop(&mut self) {
+        let (nobody, _) = sync_channel(0);
+        drop(std::mem::replace(&mut self.sender, nobody));
+        if let Some(thread) = self.thread.lock().take() {
+            let joined = thread.join();
+            tracing::debug!(clean = joined.is_ok(), "the node has stopped");
+        }
+    }
+}
+
 /// The receiving end: the thread's own state.
 pub(crate) struct Node {
     receiver: Receiver<Message>,
     machine: Machine<oneshot::Sender<Reply>>,
     files: Files,
+    checkpoints: Checkpoints,
     tenants: Arc<Tenants>,
     counters: Arc<Counters>,
     /// When something was committed that the superblock does not say.
@@ -202,6 +236,7 @@ impl Node {
     pub(crate) fn start(
         replica: Replica,
         files: Files,
+        checkpoints: Checkpoints,
         tenants: Arc<Tenants>,
         damaged: bool,
     ) -> std::io::Result<NodeHandle> {
@@ -217,6 +252,7 @@ impl Node {
             receiver,
             machine,
             files,
+            checkpoints,
             tenants,
             counters: Arc::clone(&counters),
             // What recovery found beyond the floor is durable, so the floor may rise. In a damaged log it
@@ -291,6 +327,13 @@ impl Node {
 
     /// Writes the op that was built, applies it, publishes the tip, answers.
     fn write(&mut self) -> Result<(), Broken> {
+        if self.machine.has_records() && self.checkpoints.overdue() {
+            tracing::error!("nothing is written while no checkpoint can be");
+            for reply in self.machine.abandon() {
+                send(reply, Reply::NoRoom);
+            }
+            return Ok(());
+        }
         let Some(sealed) = self.machine.seal() else { return Ok(()) };
         let started = Instant::now();
         let written = match self.files.log.append(&sealed.frame, sealed.op.0, sealed.parent) {
@@ -312,7 +355,7 @@ impl Node {
         self.counters.bytes.fetch_add(sealed.frame.len() as u64, Ordering::Relaxed);
         self.counters.segments.store(self.files.log.segments, Ordering::Relaxed);
         for committed in self.machine.written(sealed.op, sealed.identity) {
-            self.apply(&written.segment, written.offset, committed);
+            self.apply(&written, committed)?;
         }
         self.dirty_since.get_or_insert_with(Instant::now);
         Ok(())
@@ -320,15 +363,22 @@ impl Node {
 
     fn apply(
         &mut self,
-        segment: &Arc<Segment>,
-        offset: u64,
+        written: &Written,
         committed: Committed<oneshot::Sender<Reply>>,
-    ) {
-        let records = apply(&self.tenants, &mut self.machine, segment, offset, &committed);
+    ) -> Result<(), Broken> {
+        let applied = apply(&self.tenants, &mut self.machine, written, &committed);
+        let records = applied.map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "the process stops");
+            Broken
+        })?;
         self.counters.records.fetch_add(records, Ordering::Relaxed);
         for (reply, answer) in committed.answers {
             send(reply, Reply::Answer(answer));
         }
+        let bytes = committed.frame.len() as u64;
+        let behind = Behind { header: committed.header, written: written.clone(), bytes };
+        self.checkpoints.note(&self.tenants, records, &behind);
+        Ok(())
     }
 
     fn refresh_superblock(&mut self) -> Result<(), Broken> {
@@ -345,13 +395,15 @@ impl Node {
 }
 
 /// Takes a committed op into the tenants' indexes and publishes their tips. Returns how many records it held.
+///
+/// # Errors
+/// The database of names could not be read.
 fn apply<R>(
     tenants: &Tenants,
     machine: &mut Machine<R>,
-    segment: &Arc<Segment>,
-    offset: u64,
+    written: &Written,
     committed: &Committed<R>,
-) -> u64 {
+) -> Result<u64, ReadError> {
     let head = FrameHead::decode(&committed.frame).expect("this frame was encoded here");
     let mut at = head.body_at;
     let mut records = 0;
@@ -361,11 +413,8 @@ fn apply<R>(
         let tenant = tenants.by_reference(&section.tenant).expect("a known tenant");
         let created = {
             let mut index = tenant.index.write();
-            let known = index.tenants.len();
-            index
-                .apply(segment, offset, section, &runs, false)
-                .expect("what was decided here can be applied");
-            index.tenants[known..].to_vec()
+            index.apply(&written.segment, written.offset, section, &runs, false)?;
+            std::mem::take(&mut index.tenants)
         };
         for body in &created {
             let tenant = tenants.add_created(body).expect("a tenant decided here");
@@ -375,7 +424,7 @@ fn apply<R>(
         records += u64::from(section.records);
         tenant.tip.send_replace(section.first_position + u64::from(section.records));
     }
-    records
+    Ok(records)
 }
 
 /// Sends an answer; a caller that left does not matter.

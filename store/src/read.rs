@@ -87,7 +87,7 @@ pub struct Selection {
 }
 
 /// How events are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shape {
     /// Objects separated by `,`; stored JSON byte for byte.
     Json,

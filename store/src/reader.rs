@@ -6,9 +6,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
-    error::ReadError,
-    fragment::{FragmentCache, Located, PIECE_RECORDS, Piece, RecordReader, refuse_damage},
-    index::TenantIndex,
+    error::{Damage, ReadError},
+    fragment::{FragmentCache, Locator, PIECE_RECORDS, Piece, RecordReader, refuse_damage},
+    index::{Search, Slice, StreamRange, View},
     limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX},
     read::{
         After, Batch, Cursor, Direction, Filter, PayloadState, PayloadView, RecordView, Selection,
@@ -25,14 +25,16 @@ pub(crate) struct Reader<'a> {
     pub(crate) fragments: &'a Mutex<FragmentCache>,
 }
 
+/// Neighbouring records from which on a selection is worth a piece in the cache.
+const WORTH_KEEPING: u64 = 16;
+
 /// A selection, looked up.
 struct Plan {
+    view: View,
     range: Range<u64>,
-    /// Stream number and bound of versions.
-    stream: Option<(u32, Option<u64>)>,
+    stream: Option<StreamRange>,
     generation: u64,
-    /// The tenant's record count.
-    head: u64,
+    damage: Option<Damage>,
 }
 
 impl Reader<'_> {
@@ -44,25 +46,51 @@ impl Reader<'_> {
         if everything && selection.direction == Direction::Forward {
             return self.read_all(&plan, limit, shape);
         }
-        let (positions, reached) = self.find(selection, &plan, limit);
+        let (positions, reached) = self.find(selection, &plan, limit)?;
         let mut text = Text::new(shape);
-        let mut reader = RecordReader::sequential();
-        let mut taken = 0;
-        for position in &positions {
-            self.push(&plan, *position, &mut text, &mut reader)?;
-            taken += 1;
-            if text.bytes >= PAGE_BYTES_MAX {
-                break;
-            }
-        }
+        let taken = self.push_all(&plan, &positions, &mut text)?;
         let cut = taken < positions.len();
-        let versions = self.versions(&positions[..taken]);
+        let versions = versions(&plan, &positions[..taken])?;
         let reached = match (cut, selection.direction) {
             (false, _) => reached,
             (true, Direction::Forward) => positions[taken - 1] + 1,
             (true, Direction::Backward) => positions[taken - 1],
         };
-        self.batch(&plan, selection.direction, text, versions, reached)
+        batch(&plan, selection.direction, text, versions, reached)
+    }
+
+    /// Adds the events at `positions` until there is enough; says how many.
+    fn push_all(
+        &self,
+        plan: &Plan,
+        positions: &[u64],
+        text: &mut Text,
+    ) -> Result<usize, ReadError> {
+        let mut reader = RecordReader::sequential();
+        let mut locator = Locator::new(self.tenant, &plan.view);
+        let mut taken = 0;
+        while taken < positions.len() && text.bytes < PAGE_BYTES_MAX {
+            let from = positions[taken];
+            let neighbours = positions[taken..].iter().zip(from..).take_while(|(p, n)| *p == n);
+            let run = neighbours.count() as u64;
+            let cached = self.cached(plan, from, text.shape);
+            let piece = match cached {
+                Ok(piece) => Some(piece),
+                Err(_) if run >= WORTH_KEEPING => Some(self.piece(plan, from, text.shape)?),
+                Err(_) => None,
+            };
+            if let Some(piece) = piece {
+                let to = piece.end().min(from + run);
+                text.push(piece.text(from, to), (to - from) as usize);
+                taken += (to - from) as usize;
+            } else {
+                let located = locator.one(from)?.ok_or(ReadError::NoRecord)?;
+                let piece = Piece::render(&[located], 0, text.shape, &mut reader)?;
+                text.push(piece.text(from, from + 1), 1);
+                taken += 1;
+            }
+        }
+        Ok(taken)
     }
 
     /// Events taken apart, and the batch around them (without text).
@@ -72,12 +100,14 @@ impl Reader<'_> {
     ) -> Result<(Vec<StoredEvent>, Batch), ReadError> {
         let plan = self.plan(selection)?;
         let limit = selection.limit.clamp(1, PAGE_EVENTS_MAX);
-        let (positions, reached) = self.find(selection, &plan, limit);
+        let (positions, reached) = self.find(selection, &plan, limit)?;
         let mut reader = RecordReader::sequential();
+        let mut locator = Locator::new(self.tenant, &plan.view);
         let mut events = Vec::with_capacity(positions.len());
         let (mut bytes, mut reached) = (0, reached);
         for position in &positions {
-            let event = reader.event(self.tenant, *position)?;
+            let located = locator.one(*position)?.ok_or(ReadError::NoRecord)?;
+            let event = reader.located_event(&located)?;
             events.push(event.expect("select finds events only"));
             bytes += reader.payloads.len();
             if bytes >= PAGE_BYTES_MAX && events.len() < positions.len() {
@@ -86,47 +116,61 @@ impl Reader<'_> {
                 break;
             }
         }
-        let versions = self.versions(&positions[..events.len()]);
+        let versions = versions(&plan, &positions[..events.len()])?;
         let mut batch =
-            self.batch(&plan, selection.direction, Text::new(Shape::Json), versions, reached)?;
+            batch(&plan, selection.direction, Text::new(Shape::Json), versions, reached)?;
         batch.count = events.len();
         Ok((events, batch))
     }
 
-    /// Whether the first event of a selection is in memory, or in the open segment and so lately written.
+    /// Whether the first event of a selection is in memory, or lately written and so in the page cache.
     pub(crate) fn hot(&self, selection: &Selection) -> bool {
-        let Ok(plan) = self.plan(selection) else { return true };
-        let start = match selection.direction {
-            Direction::Forward => plan.range.start,
-            Direction::Backward => plan.range.end.saturating_sub(1),
-        };
-        let open = {
+        let (view, generation) = {
             let index = self.tenant.index.read();
-            index.part_of(start).is_none_or(|part| part + 1 == index.parts.len())
+            (index.view(), index.generation)
         };
-        let find = || self.fragments.lock().find(self.tenant.reference, start, plan.generation);
-        open || (plan.stream.is_none() && find().is_ok())
+        let start = match (selection.after, selection.direction) {
+            (After::Position(p) | After::Cursor(Cursor { position: p, .. }), _) => p.get() + 1,
+            (After::Head, Direction::Forward) => return true,
+            (After::Nothing, Direction::Forward) => 0,
+            (After::Nothing | After::Head, Direction::Backward) => view.count.saturating_sub(1),
+        };
+        match (view.slice_of(start), &selection.source) {
+            (None | Some(Slice::Memory(_)), Source::Log) => true,
+            (Some(Slice::Disk(_)), Source::Log) => {
+                let fragments = self.fragments.lock();
+                let find = |shape| fragments.find(self.tenant.reference, shape, start, generation);
+                [Shape::Json, Shape::Ndjson, Shape::Sse].into_iter().any(|s| find(s).is_ok())
+            }
+            // A stream of a small log; in others it may be anywhere.
+            (_, Source::Stream { .. }) => matches!(view.slices.first(), Some(Slice::Memory(_))),
+        }
     }
 
     fn plan(&self, selection: &Selection) -> Result<Plan, ReadError> {
-        let index = self.tenant.index.read();
+        let (view, generation, damage) = {
+            let index = self.tenant.index.read();
+            (index.view(), index.generation, index.damage.clone())
+        };
         let stream = match &selection.source {
             Source::Log => None,
             Source::Stream { name, from } => {
-                let id = index.names.stream_id(name.as_str()).ok_or(ReadError::StreamUnknown)?;
-                if index.names.stream_at(id).head.deleted {
+                let (id, state) =
+                    self.tenant.stream(name.as_str())?.ok_or(ReadError::StreamUnknown)?;
+                if state.head.deleted {
                     return Err(ReadError::StreamDeleted);
                 }
-                Some((id, from.map(Version::get)))
+                let visible_from = state.head.visible_from;
+                Some(StreamRange { id, visible_from, from: from.map(Version::get) })
             }
         };
-        let head = index.count;
+        let head = view.count;
         let after = match selection.after {
             After::Nothing => None,
             After::Head => Some(head),
             After::Position(p) if p.get() < head => Some(p.get()),
             After::Position(position) => return Err(ReadError::Diverged { position }),
-            After::Cursor(cursor) => Some(check_cursor(&index, cursor)?),
+            After::Cursor(cursor) => Some(check_cursor(&view, cursor)?),
         };
         let range = match (selection.direction, after) {
             (_, None) => 0..head,
@@ -134,180 +178,95 @@ impl Reader<'_> {
             (Direction::Backward, Some(p)) => 0..p,
         };
         if range.end == head && selection.direction == Direction::Backward {
-            refuse_damage(index.damage.as_ref())?;
+            refuse_damage(damage.as_ref())?;
         }
-        Ok(Plan { range, stream, generation: index.generation, head })
+        Ok(Plan { view, range, stream, generation, damage })
     }
 
     /// Searches until `limit` events are found or nothing is left.
-    fn find(&self, selection: &Selection, plan: &Plan, limit: usize) -> (Vec<u64>, u64) {
-        let index = self.tenant.index.read();
-        let found = index.select(
-            plan.stream,
-            &selection.filter,
-            plan.range.clone(),
-            selection.direction,
+    fn find(
+        &self,
+        selection: &Selection,
+        plan: &Plan,
+        limit: usize,
+    ) -> Result<(Vec<u64>, u64), ReadError> {
+        let search = Search {
+            tenant: self.tenant,
+            stream: plan.stream,
+            filter: &selection.filter,
+            range: plan.range.clone(),
+            direction: selection.direction,
             limit,
-        );
-        (found.positions, found.reached)
+        };
+        let found = search.run(&plan.view)?;
+        Ok((found.positions, found.reached))
     }
 
     fn read_all(&self, plan: &Plan, limit: usize, shape: Shape) -> Result<Batch, ReadError> {
         let mut text = Text::new(shape);
-        let mut reader = RecordReader::sequential();
         let (mut first, mut last) = (None, None);
         let mut at = plan.range.start;
         while at < plan.range.end && text.count < limit && text.bytes < PAGE_BYTES_MAX {
-            let piece = self.piece(plan, at)?;
+            let piece = self.piece(plan, at, shape)?;
             let end = piece.end().min(plan.range.end);
-            if shape != Shape::Sse {
-                text.copied.reserve(piece.bytes());
-            }
-            let from = at;
-            let before = text.count;
-            while at < end && text.count < limit {
+            let (from, mut count) = (at, 0);
+            while at < end && text.count + count < limit {
                 if piece.is_event(at) {
                     first.get_or_insert(at);
                     last = Some(at);
-                    if shape == Shape::Sse {
-                        text.count += 1;
-                    } else {
-                        self.push_from(&piece, at, &mut text, &mut reader)?;
-                    }
+                    count += 1;
                 }
                 at += 1;
             }
-            if shape == Shape::Sse && text.count > before {
-                text.whole(piece.frames(from, at));
+            if count > 0 {
+                text.push(piece.text(from, at), count);
             }
         }
         let positions: Vec<u64> = first.into_iter().chain(last).collect();
-        let versions = self.versions(&positions);
-        self.batch(plan, Direction::Forward, text, versions, at)
+        let versions = versions(plan, &positions)?;
+        batch(plan, Direction::Forward, text, versions, at)
+    }
+
+    fn cached(&self, plan: &Plan, position: u64, shape: Shape) -> Result<Arc<Piece>, Option<u64>> {
+        let reference = self.tenant.reference;
+        self.fragments.lock().find(reference, shape, position, plan.generation)
     }
 
     /// The piece that holds `position`, rendered if need be, by one task at a time.
-    fn piece(&self, plan: &Plan, position: u64) -> Result<Arc<Piece>, ReadError> {
-        let reference = self.tenant.reference;
-        let find = || self.fragments.lock().find(reference, position, plan.generation);
-        if let Ok(piece) = find() {
+    fn piece(&self, plan: &Plan, position: u64, shape: Shape) -> Result<Arc<Piece>, ReadError> {
+        if let Ok(piece) = self.cached(plan, position, shape) {
             return Ok(piece);
         }
         let _one_at_a_time = self.tenant.rendering.lock();
-        let next = match find() {
+        let next = match self.cached(plan, position, shape) {
             Ok(piece) => return Ok(piece),
             Err(next) => next,
         };
-        let located: Vec<Located> = {
-            let index = self.tenant.index.read();
-            let aligned = (position / PIECE_RECORDS + 1) * PIECE_RECORDS;
-            let end = aligned.min(next.unwrap_or(u64::MAX)).min(index.count);
-            (position..end).filter_map(|p| Located::new(&index, p)).collect()
-        };
+        let aligned = (position / PIECE_RECORDS + 1) * PIECE_RECORDS;
+        let end = aligned.min(next.unwrap_or(u64::MAX));
+        let located = Locator::new(self.tenant, &plan.view).range(position..end)?;
+        if located.is_empty() {
+            return Err(ReadError::NoRecord);
+        }
         let mut reader = RecordReader::sequential();
-        let piece = Arc::new(Piece::render(&located, plan.generation, &mut reader)?);
-        self.fragments.lock().insert(reference, Arc::clone(&piece));
+        let piece = Arc::new(Piece::render(&located, plan.generation, shape, &mut reader)?);
+        self.fragments.lock().insert(self.tenant.reference, shape, Arc::clone(&piece));
         Ok(piece)
-    }
-
-    fn push(
-        &self,
-        plan: &Plan,
-        position: u64,
-        text: &mut Text,
-        reader: &mut RecordReader,
-    ) -> Result<(), ReadError> {
-        let cached = self.fragments.lock().find(self.tenant.reference, position, plan.generation);
-        match cached {
-            Ok(piece) => self.push_from(&piece, position, text, reader),
-            Err(_) => self.push_rendered(position, text, reader),
-        }
-    }
-
-    fn push_from(
-        &self,
-        piece: &Piece,
-        position: u64,
-        text: &mut Text,
-        reader: &mut RecordReader,
-    ) -> Result<(), ReadError> {
-        match piece.text(position, text.shape) {
-            Some(part) => {
-                text.push(|out| out.extend_from_slice(part));
-                Ok(())
-            }
-            None => self.push_rendered(position, text, reader),
-        }
-    }
-
-    fn push_rendered(
-        &self,
-        position: u64,
-        text: &mut Text,
-        reader: &mut RecordReader,
-    ) -> Result<(), ReadError> {
-        let located = Located::new(&self.tenant.index.read(), position);
-        let located = located.ok_or(ReadError::NoRecord)?;
-        let mut rendered = Vec::with_capacity(512);
-        if text.shape == Shape::Sse {
-            let piece = Piece::render(&[located], 0, reader)?;
-            rendered.extend_from_slice(&piece.frames(position, position + 1));
-        } else {
-            reader.render(&located, text.shape != Shape::Json, &mut rendered)?;
-        }
-        text.push(|out| out.extend_from_slice(&rendered));
-        Ok(())
-    }
-
-    fn versions(&self, positions: &[u64]) -> Option<(Version, Version)> {
-        let (first, last) = (positions.first()?, positions.last()?);
-        let index = self.tenant.index.read();
-        let version = |p: &u64| Version::new(index.entry(*p)?.1.version);
-        Some((version(first)?, version(last)?))
-    }
-
-    /// Closes a batch that looked at everything up to `reached`.
-    fn batch(
-        &self,
-        plan: &Plan,
-        direction: Direction,
-        text: Text,
-        versions: Option<(Version, Version)>,
-        reached: u64,
-    ) -> Result<Batch, ReadError> {
-        let index = self.tenant.index.read();
-        let (finished, resume) = match direction {
-            Direction::Forward => (reached >= plan.range.end, reached.checked_sub(1)),
-            Direction::Backward => (reached <= plan.range.start, Some(reached)),
-        };
-        if finished && direction == Direction::Forward {
-            // Whoever reads to the end of a damaged log must not take it for the end.
-            refuse_damage(index.damage.as_ref())?;
-        }
-        let cursor = resume.and_then(|p| cursor_at(&index, p));
-        Ok(Batch {
-            count: text.count,
-            pieces: text.finish(),
-            versions,
-            cursor,
-            finished,
-            head: plan.head,
-        })
     }
 
     /// One record, every hash checked.
     pub(crate) fn record(&self, position: Position) -> Result<RecordView, ReadError> {
-        let (located, previous) = {
+        let (view, damage) = {
             let index = self.tenant.index.read();
-            let Some(located) = Located::new(&index, position.get()) else {
-                refuse_damage(index.damage.as_ref())?;
-                return Err(ReadError::NoRecord);
-            };
-            let previous = match position.get().checked_sub(1) {
-                Some(p) => index.entry(p).expect("before a committed one").1.hash,
-                None => genesis(self.tenant.log_id),
-            };
-            (located, previous)
+            (index.view(), index.damage.clone())
+        };
+        let Some(located) = Locator::new(self.tenant, &view).one(position.get())? else {
+            refuse_damage(damage.as_ref())?;
+            return Err(ReadError::NoRecord);
+        };
+        let previous = match position.get().checked_sub(1) {
+            Some(p) => view.entry(p)?.ok_or(ReadError::NoRecord)?.1.hash,
+            None => genesis(self.tenant.log_id),
         };
         let entry = &located.entry;
         let mut reader = RecordReader::point();
@@ -348,58 +307,101 @@ impl Reader<'_> {
     }
 }
 
+/// The first and last version of some events.
+fn versions(plan: &Plan, positions: &[u64]) -> Result<Option<(Version, Version)>, ReadError> {
+    let (Some(first), Some(last)) = (positions.first(), positions.last()) else {
+        return Ok(None);
+    };
+    let version = |p: &u64| {
+        let entry = plan.view.entry(*p)?.ok_or(ReadError::NoRecord)?.1;
+        Ok::<_, ReadError>(Version::new(entry.version).expect("below positions"))
+    };
+    Ok(Some((version(first)?, version(last)?)))
+}
+
+/// Closes a batch that looked at everything up to `reached`.
+fn batch(
+    plan: &Plan,
+    direction: Direction,
+    text: Text,
+    versions: Option<(Version, Version)>,
+    reached: u64,
+) -> Result<Batch, ReadError> {
+    let (finished, resume) = match direction {
+        Direction::Forward => (reached >= plan.range.end, reached.checked_sub(1)),
+        Direction::Backward => (reached <= plan.range.start, Some(reached)),
+    };
+    if finished && direction == Direction::Forward {
+        // Whoever reads to the end of a damaged log must not take it for the end.
+        refuse_damage(plan.damage.as_ref())?;
+    }
+    let cursor = match resume {
+        Some(position) => cursor_at(&plan.view, position)?,
+        None => None,
+    };
+    let count = text.count;
+    let head = plan.view.count;
+    Ok(Batch { count, pieces: text.finish(), versions, cursor, finished, head })
+}
+
 /// The position behind which a cursor resumes, if this log issued it.
-fn check_cursor(index: &TenantIndex, cursor: Cursor) -> Result<u64, ReadError> {
-    match cursor_at(index, cursor.position.get()) {
+fn check_cursor(view: &View, cursor: Cursor) -> Result<u64, ReadError> {
+    match cursor_at(view, cursor.position.get())? {
         Some(ours) if ours == cursor => Ok(cursor.position.get()),
         _ => Err(ReadError::Diverged { position: cursor.position }),
     }
 }
 
 /// The cursor of a committed record.
-pub(crate) fn cursor_at(index: &TenantIndex, position: u64) -> Option<Cursor> {
-    let hash = index.entry(position)?.1.hash;
-    let check = hash.0[..4].try_into().expect("4");
-    Some(Cursor { position: Position::new(position)?, check })
+pub(crate) fn cursor_at(view: &View, position: u64) -> Result<Option<Cursor>, ReadError> {
+    let Some((_, entry)) = view.entry(position)? else { return Ok(None) };
+    let check = entry.hash.0[..4].try_into().expect("4");
+    Ok(Position::new(position).map(|position| Cursor { position, check }))
 }
+
+/// A text of fewer bytes is copied to its neighbours: a piece of its own costs more.
+const COPIED_BYTES: usize = 8 << 10;
 
 /// Text being put together.
 struct Text {
     shape: Shape,
-    copied: Vec<u8>,
     pieces: Vec<Bytes>,
+    /// Small texts, joined.
+    small: Vec<u8>,
     count: usize,
     bytes: usize,
 }
 
 impl Text {
     fn new(shape: Shape) -> Self {
-        Self { shape, copied: Vec::new(), pieces: Vec::new(), count: 0, bytes: 0 }
+        Self { shape, pieces: Vec::new(), small: Vec::new(), count: 0, bytes: 0 }
     }
 
-    /// Adds one event's text.
-    fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let before = self.copied.len();
-        if self.shape == Shape::Json && self.count > 0 {
-            self.copied.push(b',');
+    /// Adds the text of `count` events.
+    fn push(&mut self, text: Bytes, count: usize) {
+        self.count += count;
+        self.bytes += text.len();
+        if text.len() < COPIED_BYTES {
+            self.small.extend_from_slice(&text);
+        } else {
+            self.close_small();
+            self.pieces.push(text);
         }
-        write(&mut self.copied);
-        if self.shape == Shape::Ndjson {
-            self.copied.push(b'\n');
-        }
-        self.count += 1;
-        self.bytes += self.copied.len() - before;
     }
 
-    /// Adds frames that are already counted, without copying.
-    fn whole(&mut self, frames: Bytes) {
-        self.bytes += frames.len();
-        self.pieces.push(frames);
+    fn close_small(&mut self) {
+        if !self.small.is_empty() {
+            self.pieces.push(std::mem::take(&mut self.small).into());
+        }
     }
 
     fn finish(mut self) -> Vec<Bytes> {
-        if !self.copied.is_empty() {
-            self.pieces.push(self.copied.into());
+        self.close_small();
+        if self.shape == Shape::Json
+            && let Some(last) = self.pieces.last_mut()
+        {
+            // Nothing follows, so nothing separates it from the next.
+            last.truncate(last.len() - 1);
         }
         self.pieces
     }

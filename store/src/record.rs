@@ -29,6 +29,15 @@ pub(crate) enum RecordKind {
 }
 
 impl RecordKind {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Event,
+            2 => Self::StreamDeleted,
+            4 => Self::TenantCreated,
+            _ => return None,
+        })
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Event => "event",
@@ -215,12 +224,8 @@ impl<'a> Leaf<'a> {
         if fixed[0] != LEAF_VERSION {
             return Err("unknown leaf version");
         }
-        let kind = match fixed[1] {
-            1 => RecordKind::Event,
-            2 => RecordKind::StreamDeleted,
-            4 => RecordKind::TenantCreated,
-            _ => return Err("a record kind that this version does not know"),
-        };
+        let kind = RecordKind::from_byte(fixed[1])
+            .ok_or("a record kind that this version does not know")?;
         let references = usize::from(fixed[2]) * REFERENCE_BYTES;
         let (references, payloads) =
             rest.split_at_checked(references).ok_or("a leaf is too short")?;

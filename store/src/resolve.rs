@@ -8,7 +8,7 @@ use crate::{
     },
     error::ReadError,
     fragment::RecordReader,
-    index::{IdempotencyBody, TenantIndex, idempotency_digest},
+    index::{IdempotencyBody, Search, StreamHead, TenantIndex, View, idempotency_digest},
     kernel::{
         IdState, IdempotencyHit, NameUse, PreparedAppend, PreparedCondition, PreparedDelete,
         PreparedEvent, PreparedIdempotency, Seen, StreamUse,
@@ -31,53 +31,65 @@ pub(crate) fn append(
     if bytes > COMMAND_BYTES_MAX {
         return Err(AppendError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
     }
-    let index = tenant.index.read();
-    let seen_at = index.count;
-    let actor = actor_use(&index, &command.actor);
+    let (view, actor, mut types) = {
+        let index = tenant.index.read();
+        let types = events.iter().map(|events| types_seen(&index, events)).collect::<Vec<_>>();
+        (index.view(), actor_use(&index, &command.actor), types.into_iter())
+    };
+    let seen_at = view.count;
     let mut prepared = PreparedAppend {
         actor,
         appends: Vec::with_capacity(events.len()),
         conditions: Vec::new(),
         idempotency: None,
     };
-    let mut id_hits = Vec::new();
-    for (asked, events) in command.appends.iter().zip(events) {
-        let (stream, hits) = stream_use(&index, asked, events);
-        prepared.appends.push(stream);
-        id_hits.push(hits);
+    for (asked, mut events) in command.appends.iter().zip(events) {
+        for (event, seen) in events.iter_mut().zip(types.next().into_iter().flatten()) {
+            event.event_type.seen = seen;
+        }
+        prepared.appends.push(stream_use(tenant, &view, asked, events)?);
     }
-    let key = command.idempotency.as_ref().map(|key| {
+    if let Some(key) = &command.idempotency {
         let records = command.appends.iter().map(|a| a.events.len() as u32).sum();
-        prepare_key(&index, key, &prepared.actor, records)
-    });
-    prepared.idempotency = key;
-    drop(index);
-    for ((asked, stream), hits) in command.appends.iter().zip(&mut prepared.appends).zip(&id_hits) {
-        stream.ids = judge_ids(tenant, asked, hits)?;
+        prepared.idempotency = Some(prepare_key(tenant, &view, key, &prepared.actor, records)?);
     }
     for condition in &command.conditions {
-        prepared.conditions.push(resolve_condition(tenant, condition, seen_at));
+        prepared.conditions.push(resolve_condition(tenant, &view, condition)?);
     }
     Ok((prepared, seen_at))
 }
 
 /// A deletion with its footprint.
-pub(crate) fn delete(tenant: &TenantShared, command: &DeleteStream) -> (PreparedDelete, u64) {
-    let index = tenant.index.read();
+pub(crate) fn delete(
+    tenant: &TenantShared,
+    command: &DeleteStream,
+) -> Result<(PreparedDelete, u64), ReadError> {
+    let (seen_at, actor) = {
+        let index = tenant.index.read();
+        (index.count, actor_use(&index, &command.actor))
+    };
     let prepared = PreparedDelete {
-        actor: actor_use(&index, &command.actor),
+        actor,
         id: rand::random(),
         stream: command.stream.clone(),
-        head: index.names.stream(command.stream.as_str()).map(|s| s.head),
+        head: stream_head(tenant, &command.stream)?,
         expected: command.expected,
         payloads: Payloads::default(),
     };
-    (prepared, index.count)
+    Ok((prepared, seen_at))
+}
+
+/// A stream as it is now, or later than `seen_at`: the window then knows it too.
+fn stream_head(
+    tenant: &TenantShared,
+    stream: &StreamName,
+) -> Result<Option<StreamHead>, ReadError> {
+    Ok(tenant.stream(stream.as_str())?.map(|(_, state)| state.head))
 }
 
 /// How an actor is known.
 pub(crate) fn actor_use(index: &TenantIndex, actor: &Actor) -> NameUse<Actor> {
-    let seen = match index.names.actor(actor) {
+    let seen = match index.names.actors.get(actor).copied() {
         Some(reference) => Seen::Known(reference),
         None => fresh(PayloadKind::ActorName, actor.as_str()),
     };
@@ -120,36 +132,40 @@ fn tags_json(event: &NewEvent) -> Vec<u8> {
     serde_json::to_vec(&tags).expect("strings serialise")
 }
 
-/// Looks up the stream, its events' types, and which of their ids are taken where.
+/// Looks up the stream, and which of its events' ids are taken where.
 fn stream_use(
-    index: &TenantIndex,
+    tenant: &TenantShared,
+    view: &View,
     asked: &StreamAppend,
-    mut events: Vec<PreparedEvent>,
-) -> (StreamUse, Vec<Option<u64>>) {
-    let head = index.names.stream(asked.stream.as_str()).map(|s| s.head);
+    events: Vec<PreparedEvent>,
+) -> Result<StreamUse, ReadError> {
+    let head = stream_head(tenant, &asked.stream)?;
     let fresh_name = head.is_none().then(|| {
         let name = asked.stream.as_str();
         (Reference::random(), Payloads::name(PayloadKind::StreamName, name))
     });
-    for event in &mut events {
-        event.event_type.seen = type_seen(index, &event.event_type.name);
+    let mut hits = Vec::with_capacity(events.len());
+    for event in &events {
+        hits.push(if event.client_id { view.find_id(&event.id)? } else { None });
     }
-    let hits =
-        events.iter().map(|e| if e.client_id { index.find_id(&e.id) } else { None }).collect();
-    let stream = StreamUse {
+    Ok(StreamUse {
         stream: asked.stream.clone(),
         head,
         fresh: fresh_name,
         expected: asked.expected,
         recreate: asked.recreate,
-        ids: IdState::New,
+        ids: judge_ids(tenant, view, asked, &hits)?,
         events,
-    };
-    (stream, hits)
+    })
+}
+
+/// How the events' types are known.
+fn types_seen(index: &TenantIndex, events: &[PreparedEvent]) -> Vec<Seen> {
+    events.iter().map(|event| type_seen(index, &event.event_type.name)).collect()
 }
 
 fn type_seen(index: &TenantIndex, name: &EventType) -> Seen {
-    match index.names.type_reference(name) {
+    match index.names.types.reference(name) {
         Some(reference) => Seen::Known(reference),
         None => fresh(PayloadKind::TypeName, name.as_str()),
     }
@@ -158,6 +174,7 @@ fn type_seen(index: &TenantIndex, name: &EventType) -> Seen {
 /// Whether taken ids mean that these very events are there already.
 fn judge_ids(
     tenant: &TenantShared,
+    view: &View,
     asked: &StreamAppend,
     hits: &[Option<u64>],
 ) -> Result<IdState, ReadError> {
@@ -189,32 +206,33 @@ fn judge_ids(
         last = Some(position);
     }
     let (first, last) = (hits[0].unwrap_or(0), last.unwrap_or(0));
-    let index = tenant.index.read();
-    Ok(IdState::Replay(receipt(&index, &asked.stream, first, last)))
+    Ok(IdState::Replay(receipt(view, &asked.stream, first, last)?))
 }
 
 /// The receipt of events that are in the log.
-fn receipt(index: &TenantIndex, stream: &StreamName, first: u64, last: u64) -> Receipt {
-    let entry = |position| index.entry(position).expect("a committed position").1;
+fn receipt(view: &View, stream: &StreamName, first: u64, last: u64) -> Result<Receipt, ReadError> {
+    let entry = |p| view.entry(p)?.map(|(_, entry)| entry).ok_or(ReadError::NoRecord);
     let version = |n| Version::new(n).expect("below positions");
     let position = |n| Position::new(n).expect("below 2^53");
-    Receipt {
+    let (from, to) = (entry(first)?, entry(last)?);
+    Ok(Receipt {
         stream: stream.clone(),
-        first_version: version(entry(first).version),
-        last_version: version(entry(last).version),
+        first_version: version(from.version),
+        last_version: version(to.version),
         first_position: position(first),
         last_position: position(last),
-        time: Timestamp::from_micros(entry(last).time).expect("op times are valid"),
-        hash: entry(last).hash,
-    }
+        time: Timestamp::from_micros(to.time).expect("op times are valid"),
+        hash: to.hash,
+    })
 }
 
 fn prepare_key(
-    index: &TenantIndex,
+    tenant: &TenantShared,
+    view: &View,
     key: &crate::append::Idempotency,
     actor: &NameUse<Actor>,
     records: u32,
-) -> PreparedIdempotency {
+) -> Result<PreparedIdempotency, ReadError> {
     let reference = match &actor.seen {
         Seen::Known(reference) | Seen::Fresh(reference, _) => *reference,
     };
@@ -228,75 +246,99 @@ fn prepare_key(
     let mut payloads = Payloads::default();
     let json = serde_json::to_vec(&body).expect("plain fields serialise");
     payloads.push_clear(PayloadKind::Idempotency, &json);
-    let hit = index.find_idempotency(&digest).map(|(position, entry)| IdempotencyHit {
-        request: entry.request,
-        time: entry.time,
-        receipts: receipts(index, position, u64::from(entry.records)),
-    });
-    PreparedIdempotency { digest, request: key.request_digest, payloads, hit }
+    let hit = match view.find_idempotency(&digest)? {
+        Some((position, entry)) => Some(IdempotencyHit {
+            request: entry.request,
+            time: entry.time,
+            receipts: receipts(tenant, view, position, u64::from(entry.records))?,
+        }),
+        None => None,
+    };
+    Ok(PreparedIdempotency { digest, request: key.request_digest, payloads, hit })
 }
 
 /// The receipts of a command that wrote `records` records from `first` on: a run of each stream.
-fn receipts(index: &TenantIndex, first: u64, records: u64) -> Vec<Receipt> {
+fn receipts(
+    tenant: &TenantShared,
+    view: &View,
+    first: u64,
+    records: u64,
+) -> Result<Vec<Receipt>, ReadError> {
+    let stream_of = |p| view.entry(p)?.map(|(_, e)| e.stream).ok_or(ReadError::NoRecord);
     let mut receipts = Vec::new();
     let (mut from, end) = (first, first + records);
     while from < end {
-        let stream = index.entry(from).expect("a committed position").1.stream;
-        let same = |p: &u64| index.entry(*p).is_some_and(|(_, e)| e.stream == stream);
-        let last = (from..end).take_while(same).last().expect("the first is the same");
-        receipts.push(receipt(index, &index.names.stream_at(stream).name, from, last));
+        let stream = stream_of(from)?;
+        let mut last = from;
+        while last + 1 < end && stream_of(last + 1)? == stream {
+            last += 1;
+        }
+        let state = tenant.stream_state(stream)?.ok_or(ReadError::StreamUnknown)?;
+        receipts.push(receipt(view, &state.name, from, last)?);
         from = last + 1;
     }
-    receipts
+    Ok(receipts)
 }
 
 fn resolve_condition(
     tenant: &TenantShared,
+    view: &View,
     condition: &Condition,
-    seen_at: u64,
-) -> PreparedCondition {
-    match condition {
-        // A head later than `seen_at` would be wrong only if the window did not know better; it does.
+) -> Result<PreparedCondition, ReadError> {
+    Ok(match condition {
         Condition::Stream { stream, expected } => PreparedCondition::Stream {
             stream: stream.clone(),
             expected: *expected,
-            head: tenant.index.read().names.stream(stream.as_str()).map(|s| s.head),
+            head: stream_head(tenant, stream)?,
         },
         Condition::NoMatch { items, after } => {
             let from = after.map_or(0, |p| p.get() + 1);
-            let hit = items.iter().filter_map(|i| first_match(tenant, i, from..seen_at)).min();
+            let mut hit: Option<u64> = None;
+            for item in items {
+                // Nothing later than the earliest hit so far matters.
+                let until = hit.unwrap_or(view.count);
+                hit = first_match(tenant, view, item, from..until)?.or(hit);
+            }
             PreparedCondition::NoMatch { items: items.clone(), after: *after, hit }
         }
-    }
+    })
 }
 
 /// The first event in `range` that is what `item` says.
 fn first_match(
     tenant: &TenantShared,
+    view: &View,
     item: &MatchItem,
     range: std::ops::Range<u64>,
-) -> Option<u64> {
+) -> Result<Option<u64>, ReadError> {
     let filter = |types| Filter { types, tags: item.tags.clone(), ..Filter::default() };
     let filters: Vec<Filter> = if item.types.is_empty() {
         vec![filter(Vec::new())]
     } else {
         item.types.iter().map(|t| filter(vec![t.clone()])).collect()
     };
-    filters
-        .iter()
-        .filter_map(|filter| {
-            let mut from = range.start;
-            while from < range.end {
-                let index = tenant.index.read();
-                let found = index.select(None, filter, from..range.end, Direction::Forward, 1);
-                if let Some(position) = found.positions.first() {
-                    return Some(*position);
-                }
-                from = found.reached;
+    let mut first: Option<u64> = None;
+    for filter in &filters {
+        let end = first.unwrap_or(range.end);
+        let mut from = range.start;
+        while from < end {
+            let search = Search {
+                tenant,
+                stream: None,
+                filter,
+                range: from..end,
+                direction: Direction::Forward,
+                limit: 1,
+            };
+            let found = search.run(view)?;
+            if let Some(position) = found.positions.first() {
+                first = Some(*position);
+                break;
             }
-            None
-        })
-        .min()
+            from = found.reached;
+        }
+    }
+    Ok(first)
 }
 
 /// Lines of a bulk load, each with its footprint, all against the same state.

@@ -1,29 +1,34 @@
 //! The store's public face.
 
 use std::{
+    collections::HashMap,
     fs::File,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use kimberlite_consensus::{Op, Recovered, Replica, Superblock};
+use kimberlite_consensus::{Header, Op, Recovered, Replica, Superblock};
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 
 use crate::{
     append::{Append, AppendError, Appended, BulkOutcome, DeleteStream, Line, Rejection},
+    checkpoint::{Behind, CheckpointCounters, Checkpoints, Due},
     disk::{Disk, RealDisk},
     error::{Damage, OpenError, ReadError},
     fragment::{FragmentCache, RecordReader},
-    index::TenantBody,
+    index::{
+        Names, Pages, Run, Slice, TenantBody,
+        derived::{Derived, run_name},
+    },
     kernel::{Prepared, PreparedCommand, PreparedTenant, Refusal},
-    limits::{RESOLVE_TRIES_MAX, SEGMENT_BYTES_MAX},
+    limits::{CHECKPOINT_BYTES, CHECKPOINT_RECORDS_MAX, RESOLVE_TRIES_MAX, SEGMENT_BYTES_MAX},
     log::{
-        Log,
+        Log, Segment, Written,
         frame::{Section, SectionRuns},
-        recovery::{self, RecoveredOp, Visitor},
+        recovery::{self, RecoveredOp, Recovery, Start, Visitor},
     },
     node::{Files, Node, NodeHandle, Refused, Reply, SYSTEM, Tenants, machine::Answer},
     read::{Batch, Cursor, RecordView, Selection, Shape, StoredEvent, StreamInfo},
@@ -41,9 +46,12 @@ pub struct Options {
     pub folder: PathBuf,
     /// Bytes of a segment file, at most [`SEGMENT_BYTES_MAX`].
     pub segment_bytes: u64,
+    /// Records behind which the index goes to disk, at most [`CHECKPOINT_RECORDS_MAX`]. Memory grows with it, and
+    /// the part of the log that a start reads again.
+    pub checkpoint_records: u64,
 }
 
-/// An open store. Clones share it.
+/// An open store. Clones share it; the folder is free again when they and all [`Tenant`]s are dropped.
 #[derive(Clone, Debug)]
 pub struct Store {
     shared: Arc<Shared>,
@@ -54,10 +62,9 @@ struct Shared {
     tenants: Arc<Tenants>,
     fragments: Mutex<FragmentCache>,
     node: NodeHandle,
+    checkpoints: Arc<CheckpointCounters>,
     /// The end of the whole log is damaged: nothing may be written.
     damage: Option<Damage>,
-    /// Held for as long as the store is open.
-    _lock: Option<File>,
 }
 
 /// A tenant of a store. Clones share it.
@@ -83,6 +90,10 @@ pub struct StoreStats {
     pub segments: usize,
     /// Bytes of rendered events in the cache.
     pub fragment_bytes: usize,
+    /// Checkpoints written since the start.
+    pub checkpoints: u64,
+    /// Checkpoints that failed for want of room since the start.
+    pub checkpoints_failed: u64,
 }
 
 impl Store {
@@ -91,14 +102,18 @@ impl Store {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: Options) -> Result<Self, OpenError> {
-        let Options { folder, segment_bytes } = options;
+        let Options { folder, segment_bytes, checkpoint_records } = options;
         std::fs::create_dir_all(&folder).map_err(|source| {
             let path = folder.clone();
             OpenError::Io { action: "making", path, source }
         })?;
         let lock = lock(&folder)?;
         let disk = Arc::new(RealDisk::new(&folder));
-        Self::open_on(disk, segment_bytes, Some(lock)).map_err(|error| match error {
+        let due = Due {
+            records: checkpoint_records.clamp(1, CHECKPOINT_RECORDS_MAX),
+            bytes: CHECKPOINT_BYTES,
+        };
+        Self::open_on(disk, segment_bytes, due, Some(lock)).map_err(|error| match error {
             OpenError::Io { action, path, source } => {
                 OpenError::Io { action, path: folder.join(path), source }
             }
@@ -110,17 +125,19 @@ impl Store {
     pub(crate) fn open_on(
         disk: Arc<dyn Disk>,
         segment_bytes: u64,
+        due: Due,
         lock: Option<File>,
     ) -> Result<Self, OpenError> {
         let segment_bytes = segment_bytes.min(SEGMENT_BYTES_MAX);
         if !recovery::exists(&*disk)? {
             recovery::create(&*disk, Superblock::fresh(rand::random()), segment_bytes)?;
         }
-        let tenants = Arc::new(Tenants::default());
-        let mut replay = Replay { tenants: Arc::clone(&tenants) };
         let cluster = recovery::cluster(&*disk)?;
-        tenants.add(Arc::new(TenantShared::new(None, SYSTEM, cluster)));
-        let recovered = recovery::recover(&*disk, &mut replay)?;
+        let (tenants, checkpoints, recovered) = recover(&disk, due, lock, &|tenants| {
+            if tenants.by_reference(&SYSTEM).is_none() {
+                tenants.add(Arc::new(tenants.make(None, SYSTEM, cluster)));
+            }
+        })?;
         for tenant in tenants.all() {
             let count = tenant.index.read().count;
             tenant.tip.send_replace(count);
@@ -136,7 +153,6 @@ impl Store {
             superblock.commit = superblock.commit.min(op);
         }
         let replica = Replica::new(Recovered { superblock, tip });
-        let io = |action| move |source| OpenError::Io { action, path: "log".into(), source };
         let log = Log::new(
             Arc::clone(&disk),
             superblock.cluster,
@@ -145,13 +161,15 @@ impl Store {
             recovered.at,
             recovered.segments,
         )
-        .map_err(io("opening"))?;
+        .map_err(io_error("opening the log in"))?;
         let files = Files { disk, log, superblock: recovered.superblock_file };
         let damaged = recovered.damage.is_some();
-        let node = Node::start(replica, files, Arc::clone(&tenants), damaged)
-            .map_err(io("starting the owner of"))?;
+        let counters = checkpoints.counters();
+        let node = Node::start(replica, files, checkpoints, Arc::clone(&tenants), damaged)
+            .map_err(io_error("starting the owner of the log in"))?;
         let fragments = Mutex::new(FragmentCache::default());
-        let shared = Shared { tenants, fragments, node, damage: recovered.damage, _lock: lock };
+        let shared =
+            Shared { tenants, fragments, node, checkpoints: counters, damage: recovered.damage };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -264,7 +282,7 @@ impl Store {
     ) -> Result<Position, AppendError> {
         let tenant = &tenant.shared;
         for _ in 0..RESOLVE_TRIES_MAX {
-            let (prepared, seen_at) = resolve::delete(tenant, &args);
+            let (prepared, seen_at) = resolve::delete(tenant, &args)?;
             let command = PreparedCommand::Delete(prepared);
             match self.decide(tenant, seen_at, command, 0).await? {
                 Answer::Written(position) => {
@@ -402,22 +420,33 @@ impl Store {
     }
 
     /// A stream.
-    pub fn stream(&self, tenant: &Tenant, name: &StreamName) -> Option<StreamInfo> {
-        let index = tenant.shared.index.read();
-        index.names.stream(name.as_str()).map(crate::index::StreamState::info)
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn stream(
+        &self,
+        tenant: &Tenant,
+        name: &StreamName,
+    ) -> Result<Option<StreamInfo>, ReadError> {
+        Ok(tenant.shared.stream(name.as_str())?.map(|(_, state)| state.info()))
     }
 
     /// Streams in the order of their names (bytes), behind `after`, at most `limit`.
-    pub fn streams(
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn streams(
         &self,
         tenant: &Tenant,
-        prefix: &str,
-        after: Option<&str>,
+        prefix: String,
+        after: Option<String>,
         limit: usize,
-    ) -> Vec<StreamInfo> {
-        let index = tenant.shared.index.read();
-        let streams = index.names.streams_from(prefix, after);
-        streams.take(limit).map(crate::index::StreamState::info).collect()
+    ) -> Result<Vec<StreamInfo>, ReadError> {
+        let read = move |reader: Reader<'_>| {
+            let found = reader.tenant.streams(&prefix, after.as_deref(), limit)?;
+            Ok(found.iter().map(crate::index::StreamState::info).collect())
+        };
+        self.reading(tenant, false, read).await
     }
 
     /// The tip: how many records the tenant's log has committed. Wakes whenever it grows.
@@ -426,8 +455,11 @@ impl Store {
     }
 
     /// The cursor of a committed record.
-    pub fn cursor(&self, tenant: &Tenant, position: Position) -> Option<Cursor> {
-        cursor_at(&tenant.shared.index.read(), position.get())
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn cursor(&self, tenant: &Tenant, position: Position) -> Result<Option<Cursor>, ReadError> {
+        cursor_at(&tenant.shared.view(), position.get())
     }
 
     /// Damage known by now, of this tenant.
@@ -447,6 +479,8 @@ impl Store {
                 .as_secs_f64(),
             segments: counters.segments.load(Ordering::Relaxed),
             fragment_bytes: self.shared.fragments.lock().bytes,
+            checkpoints: self.shared.checkpoints.written.load(Ordering::Relaxed),
+            checkpoints_failed: self.shared.checkpoints.failed.load(Ordering::Relaxed),
         }
     }
 
@@ -518,19 +552,151 @@ fn refuse_repetitions(append: &Append) -> Result<(), AppendError> {
     }
 }
 
+fn io_error(action: &'static str) -> impl FnOnce(std::io::Error) -> OpenError {
+    move |source| OpenError::Io { action, path: ".".into(), source }
+}
+
+/// Brings back what the log says, from the last checkpoint on. `known` adds tenants that no log tells of.
+pub(crate) fn recover(
+    disk: &Arc<dyn Disk>,
+    due: Due,
+    lock: Option<File>,
+    known: &dyn Fn(&Tenants),
+) -> Result<(Arc<Tenants>, Checkpoints, Recovery), OpenError> {
+    let cluster = recovery::cluster(&**disk)?;
+    let derived =
+        Derived::open(Arc::clone(disk), lock).map_err(io_error("opening the index in"))?;
+    let derived = Arc::new(derived);
+    let tenants = Arc::new(Tenants::new(Arc::clone(&derived)));
+    let (start, next_run) = match load(disk, &derived, &tenants, cluster) {
+        Ok(loaded) => loaded,
+        Err(why) => {
+            tracing::info!(why = &why as &dyn std::error::Error, "the index is made anew");
+            derived.reset().map_err(io_error("making the index in"))?;
+            tenants.clear();
+            (None, 0)
+        }
+    };
+    known(&tenants);
+    let checkpoints = Checkpoints::start(Arc::clone(disk), derived, next_run, due);
+    let checkpoints = checkpoints.map_err(io_error("starting the writer of checkpoints in"))?;
+    let mut replay = Replay { tenants: Arc::clone(&tenants), checkpoints, failed: None };
+    let recovered = recovery::recover(&**disk, &mut replay, start.as_ref())?;
+    let Replay { mut checkpoints, failed, .. } = replay;
+    if let Some(error) = failed {
+        return Err(match error {
+            ReadError::Damaged(damage) => damage.into(),
+            ReadError::Io { file, source } => {
+                OpenError::Io { action: "reading", path: file.into(), source }
+            }
+            other => unreachable!("taking in a record does not fail so: {other}"),
+        });
+    }
+    if recovered.damage.is_some() {
+        checkpoints.stop();
+    }
+    Ok((tenants, checkpoints, recovered))
+}
+
+/// Takes the tenants from the last checkpoint: where to read the log on from, and the number of the next run.
+///
+/// # Errors
+/// Why what is derived is of no use: it is made anew then.
+fn load(
+    disk: &Arc<dyn Disk>,
+    derived: &Derived,
+    tenants: &Tenants,
+    cluster: [u8; 16],
+) -> Result<(Option<Start>, u64), LoadError> {
+    let Some((checkpoint, loaded, runs)) = derived.load()? else {
+        return Ok((None, derived.tidy(&[])?));
+    };
+    let header = bytes::Bytes::from(checkpoint.header);
+    let header = Header::decode(&header).map_err(|_| LoadError::Other)?;
+    let start = Start { header, segment: checkpoint.segment, frame: checkpoint.frame };
+    if checkpoint.cluster != cluster || !recovery::holds(&**disk, cluster, &start)? {
+        return Err(LoadError::Other);
+    }
+    let next_run = derived.tidy(&runs)?;
+    let mut segments: HashMap<u64, Arc<Segment>> = HashMap::new();
+    let mut slices: HashMap<[u8; 16], Vec<Slice>> = HashMap::new();
+    for (number, run) in &runs {
+        let pages = Arc::new(Pages::open(&**disk, run_name(*number))?);
+        for (tenant, layout) in &run.parts {
+            let segment = if let Some(segment) = segments.get(&layout.segment) {
+                Arc::clone(segment)
+            } else {
+                let opened = recovery::open_segment(&**disk, cluster, layout.segment)?;
+                let opened = Arc::new(opened.ok_or(LoadError::Other)?);
+                segments.insert(layout.segment, Arc::clone(&opened));
+                opened
+            };
+            let run = Run::new(segment, Arc::clone(&pages), layout.clone());
+            slices.entry(*tenant).or_default().push(Slice::Disk(Arc::new(run)));
+        }
+    }
+    for tenant in loaded {
+        let slices = slices.remove(&tenant.tenant).unwrap_or_default();
+        let mut next = 0;
+        for slice in &slices {
+            if slice.first() != next {
+                return Err(LoadError::Other);
+            }
+            next = slice.end();
+        }
+        if next != tenant.row.count {
+            return Err(LoadError::Other);
+        }
+        let name = tenant.row.name.as_deref().map(TenantName::new).transpose();
+        let name = name.map_err(|_| LoadError::Other)?;
+        let shared = tenants.make(name, tenant.tenant, tenant.row.log_id);
+        let names = Names::load(tenant.row.next_stream, tenant.types, tenant.actors);
+        shared.index.write().restore(names, slices, &tenant.row);
+        tenants.add(Arc::new(shared));
+    }
+    Ok((Some(start), next_run))
+}
+
+/// Why what is derived cannot be gone on from.
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("reading the index failed")]
+    Io(#[from] std::io::Error),
+    #[error("the index does not fit the log")]
+    Other,
+}
+
 /// Builds the tenants' indexes while the log is read.
 pub(crate) struct Replay {
     pub(crate) tenants: Arc<Tenants>,
+    pub(crate) checkpoints: Checkpoints,
+    /// The database of names failed: nothing further is taken in.
+    pub(crate) failed: Option<ReadError>,
 }
 
 impl Visitor for Replay {
     fn op(&mut self, op: RecoveredOp<'_>) {
-        for (section, runs) in op.sections {
-            self.section(op.segment, op.offset, section, runs);
+        if self.failed.is_some() {
+            return;
         }
+        let mut records = 0;
+        let mut damaged = false;
+        for (section, runs) in op.sections {
+            records += u64::from(section.records);
+            damaged |= !self.section(op.segment, op.offset, section, runs);
+        }
+        if damaged {
+            self.checkpoints.stop();
+        }
+        let written = Written { segment: Arc::clone(op.segment), offset: op.offset };
+        let behind = Behind { header: op.header.clone(), written, bytes: op.length };
+        self.checkpoints.note(&self.tenants, records, &behind);
     }
 
     fn lost(&mut self, sections: Vec<Section>, damage: Damage) {
+        self.checkpoints.stop();
         for section in sections {
             if let Some(tenant) = self.tenants.by_reference(&section.tenant) {
                 tenant.damaged(&damage);
@@ -540,34 +706,44 @@ impl Visitor for Replay {
 }
 
 impl Replay {
+    /// Takes in one section; says whether it is whole.
     fn section(
-        &self,
-        segment: &Arc<crate::log::Segment>,
+        &mut self,
+        segment: &Arc<Segment>,
         offset: u64,
         section: Section,
         runs: Result<SectionRuns, Damage>,
-    ) {
+    ) -> bool {
         // Without a tenant there is nothing to serve; its creation was damaged, which is known by now.
-        let Some(tenant) = self.tenants.by_reference(&section.tenant) else { return };
+        let Some(tenant) = self.tenants.by_reference(&section.tenant) else { return false };
         let created = {
             let mut index = tenant.index.write();
             if index.damage.is_some() {
-                return;
+                return false;
             }
-            let known = index.tenants.len();
-            let applied = runs.and_then(|runs| index.apply(segment, offset, section, &runs, true));
-            if let Err(damage) = applied {
-                drop(index);
-                tenant.damaged(&damage);
-                return;
+            let applied = runs
+                .map_err(ReadError::from)
+                .and_then(|runs| index.apply(segment, offset, section, &runs, true));
+            match applied {
+                Ok(()) => std::mem::take(&mut index.tenants),
+                Err(ReadError::Damaged(damage)) => {
+                    drop(index);
+                    tenant.damaged(&damage);
+                    return false;
+                }
+                Err(error) => {
+                    self.failed = Some(error);
+                    return false;
+                }
             }
-            index.tenants[known..].to_vec()
         };
         for body in &created {
             if self.tenants.add_created(body).is_none() {
                 let what = "a tenant's record cannot be read";
                 tenant.damaged(&Damage { file: segment.name.clone(), offset, what });
+                return false;
             }
         }
+        true
     }
 }

@@ -1,9 +1,16 @@
 //! What tasks share of one tenant.
 
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use crate::{error::Damage, index::TenantIndex, record::genesis, words::TenantName};
+use crate::{
+    error::{Damage, ReadError},
+    index::{NO_RUN, StreamState, TenantDerived, TenantIndex, View, derived::Derived},
+    record::genesis,
+    words::{StreamName, TenantName},
+};
 
 /// One tenant's committed state, its tip, and how it is known.
 #[derive(Debug)]
@@ -13,6 +20,7 @@ pub(crate) struct TenantShared {
     pub(crate) reference: [u8; 16],
     pub(crate) log_id: [u8; 16],
     pub(crate) index: RwLock<TenantIndex>,
+    derived: Option<TenantDerived>,
     /// Records committed; published after the index has them.
     pub(crate) tip: watch::Sender<u64>,
     /// Held by who renders, so that followers who wake together render once.
@@ -20,16 +28,77 @@ pub(crate) struct TenantShared {
 }
 
 impl TenantShared {
-    pub(crate) fn new(name: Option<TenantName>, reference: [u8; 16], log_id: [u8; 16]) -> Self {
-        let index = TenantIndex::new(genesis(log_id));
+    pub(crate) fn new(
+        name: Option<TenantName>,
+        reference: [u8; 16],
+        log_id: [u8; 16],
+        derived: Option<Arc<Derived>>,
+    ) -> Self {
+        let derived = derived.map(|derived| TenantDerived { derived, tenant: reference });
+        let mut index = TenantIndex::new(genesis(log_id));
+        index.derived.clone_from(&derived);
         Self {
             name,
             reference,
             log_id,
             index: RwLock::new(index),
+            derived,
             tip: watch::Sender::new(0),
             rendering: Mutex::new(()),
         }
+    }
+
+    /// What is committed now.
+    pub(crate) fn view(&self) -> View {
+        self.index.read().view()
+    }
+
+    /// A stream's number and state. It may be newer than what was committed when this was called, never older.
+    pub(crate) fn stream(&self, name: &str) -> Result<Option<(u32, StreamState)>, ReadError> {
+        if let Some((id, state)) = self.index.read().names.recent_stream(name) {
+            return Ok(Some((id, state.clone())));
+        }
+        let Some(derived) = &self.derived else { return Ok(None) };
+        let Some(id) = derived.stream_id(name)? else { return Ok(None) };
+        Ok(self.stream_state(id)?.map(|state| (id, state)))
+    }
+
+    /// A stream's state by its number; no older than what was committed when this was called.
+    pub(crate) fn stream_state(&self, id: u32) -> Result<Option<StreamState>, ReadError> {
+        if let Some(state) = self.index.read().names.recent_state(id) {
+            return Ok(Some(state.clone()));
+        }
+        match &self.derived {
+            Some(derived) => derived.stream_state(id),
+            None => Ok(None),
+        }
+    }
+
+    /// The first position of the newest run on disk with events of a stream.
+    pub(crate) fn last_run(&self, stream: u32) -> Result<u64, ReadError> {
+        self.derived.as_ref().map_or(Ok(NO_RUN), |derived| derived.last_run(stream))
+    }
+
+    /// Streams whose names start with `prefix`, in byte order behind `after`.
+    pub(crate) fn streams(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<StreamState>, ReadError> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let range = (from, Bound::Unbounded);
+        // Memory first: what a checkpoint moves to the database meanwhile is found twice, not lost.
+        let mut names: BTreeMap<StreamName, u32> =
+            self.index.read().names.recent_names(range, limit);
+        if let Some(derived) = &self.derived {
+            names.extend(derived.names(range, limit)?);
+        }
+        let with_prefix = names.into_iter().take_while(|(n, _)| n.as_str().starts_with(prefix));
+        with_prefix.take(limit).filter_map(|(_, id)| self.stream_state(id).transpose()).collect()
     }
 
     /// Notes damage; the first stays.
@@ -44,6 +113,11 @@ impl TenantShared {
                 "the log is damaged; the tenant takes no writes"
             );
             index.damage = Some(damage.clone());
+        }
+        if damage.file.starts_with(crate::index::derived::FOLDER)
+            && let Some(derived) = &self.derived
+        {
+            derived.derived.condemn();
         }
     }
 }

@@ -150,7 +150,7 @@ pub(crate) fn behind(selection: &mut Selection, after: After) {
 async fn page(app: &App, asked: &Asked) -> Result<Response, Problem> {
     let batch = app.store.read(&app.tenant, &asked.selection, Shape::Json).await?;
     let next = next_page(asked, &batch);
-    let head = head(app, &asked.selection.source, &batch);
+    let head = head(app, &asked.selection.source, &batch)?;
     let text = next.as_ref().map_or_else(|| "null".to_owned(), |n| format!("\"{n}\""));
     let head = head.map_or_else(|| "null".to_owned(), |h| h.to_string());
     let tail = format!("],\"next\":{text},\"head\":{head}}}");
@@ -212,11 +212,13 @@ pub(crate) fn link(response: &mut Response, next: Option<String>) {
 }
 
 /// The log's last position, or the stream's last version.
-fn head(app: &App, source: &Source, batch: &Batch) -> Option<u64> {
-    match source {
+fn head(app: &App, source: &Source, batch: &Batch) -> Result<Option<u64>, Problem> {
+    Ok(match source {
         Source::Log => batch.head.checked_sub(1),
-        Source::Stream { name, .. } => app.store.stream(&app.tenant, name).map(|s| s.version.get()),
-    }
+        Source::Stream { name, .. } => {
+            app.store.stream(&app.tenant, name)?.map(|s| s.version.get())
+        }
+    })
 }
 
 /// A body with its content type.

@@ -96,8 +96,8 @@ pub(crate) async fn list_streams(
     conditions::refuse(request.headers(), Refused::KeyAndConditions)?;
     let prefix = prefix.as_ref().map_or("", StreamName::as_str);
     // One more than asked for says whether there is a next page.
-    let mut found =
-        app.store.streams(&app.tenant, prefix, after.as_ref().map(StreamName::as_str), limit + 1);
+    let behind = after.as_ref().map(StreamName::to_string);
+    let mut found = app.store.streams(&app.tenant, prefix.to_owned(), behind, limit + 1).await?;
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|last| {
@@ -139,7 +139,7 @@ pub(crate) async fn describe_stream(
     }
     let info = app
         .store
-        .stream(&app.tenant, &stream)
+        .stream(&app.tenant, &stream)?
         .ok_or(kimberlite_store::error::ReadError::StreamUnknown)?;
     if info.deleted {
         return Err(kimberlite_store::error::ReadError::StreamDeleted.into());

@@ -20,7 +20,11 @@ use crate::{operations, parameters, schema};
 /// A router over an empty log; the folder goes with it.
 async fn router() -> (Router, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options { folder: folder.path().to_owned(), segment_bytes: 1 << 20 };
+    let options = Options {
+        folder: folder.path().to_owned(),
+        segment_bytes: 1 << 20,
+        checkpoint_records: 1000,
+    };
     let store = Store::open(options).unwrap();
     let (actor, name) = (Actor::new("operator").unwrap(), TenantName::new("dev").unwrap());
     let tenant = store.create_tenant(actor.clone(), name.clone()).await.unwrap();

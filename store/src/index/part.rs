@@ -1,7 +1,8 @@
-//! The index of one segment's records of one tenant.
+//! The index of records of one tenant in one segment, in memory.
 
 use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 
 use super::IdempotencyBody;
@@ -40,43 +41,51 @@ pub(crate) struct IdempotencyEntry {
     pub(crate) time: i64,
 }
 
-/// A segment's records of one tenant. Numbers in postings count from `first` and ascend.
+/// A segment's records of one tenant, from `first` on.
 #[derive(Debug)]
-pub(crate) struct Part {
+pub(crate) struct MemoryPart {
     pub(crate) segment: Arc<Segment>,
     /// Position of the first record.
     pub(crate) first: u64,
+    pub(crate) rows: RwLock<Rows>,
+}
+
+/// Numbers in postings count from the part's first record and ascend.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
     pub(crate) entries: Vec<RecordEntry>,
     pub(crate) streams: HashMap<u32, Vec<u32>>,
     pub(crate) types: HashMap<u32, Vec<u32>>,
     pub(crate) tags: HashMap<Tag, Vec<u32>>,
-    ids: HashMap<[u8; 16], u32>,
-    idempotency: HashMap<[u8; 16], (u32, IdempotencyEntry)>,
+    pub(crate) ids: HashMap<[u8; 16], u32>,
+    pub(crate) idempotency: HashMap<[u8; 16], (u32, IdempotencyEntry)>,
 }
 
-impl Part {
+impl MemoryPart {
     pub(crate) fn new(segment: Arc<Segment>, first: u64) -> Self {
-        Self {
-            segment,
-            first,
-            entries: Vec::new(),
-            streams: HashMap::new(),
-            types: HashMap::new(),
-            tags: HashMap::new(),
-            ids: HashMap::new(),
-            idempotency: HashMap::new(),
-        }
+        Self { segment, first, rows: RwLock::default() }
     }
 
-    pub(crate) fn entry(&self, position: u64) -> &RecordEntry {
-        &self.entries[(position - self.first) as usize]
+    pub(crate) fn entry(&self, position: u64) -> RecordEntry {
+        self.rows.read().entries[(position - self.first) as usize]
     }
 
     /// The position behind the last record.
     pub(crate) fn end(&self) -> u64 {
-        self.first + self.entries.len() as u64
+        self.first + self.rows.read().entries.len() as u64
     }
 
+    pub(crate) fn find_id(&self, id: &[u8; 16]) -> Option<u64> {
+        self.rows.read().ids.get(id).map(|n| self.first + u64::from(*n))
+    }
+
+    pub(crate) fn find_idempotency(&self, digest: &[u8; 16]) -> Option<(u64, IdempotencyEntry)> {
+        let rows = self.rows.read();
+        rows.idempotency.get(digest).map(|(n, e)| (self.first + u64::from(*n), *e))
+    }
+}
+
+impl Rows {
     pub(crate) fn push(&mut self, entry: RecordEntry, id: [u8; 16], tags: &[Tag]) {
         let number = self.entries.len() as u32;
         self.ids.insert(id, number);
@@ -107,14 +116,6 @@ impl Part {
         let number = self.entries.len() as u32 - 1;
         let entry = IdempotencyEntry { records: body.records, request, time };
         self.idempotency.insert(digest, (number, entry));
-    }
-
-    pub(crate) fn find_id(&self, id: &[u8; 16]) -> Option<u64> {
-        self.ids.get(id).map(|n| self.first + u64::from(*n))
-    }
-
-    pub(crate) fn find_idempotency(&self, digest: &[u8; 16]) -> Option<(u64, IdempotencyEntry)> {
-        self.idempotency.get(digest).map(|(n, e)| (self.first + u64::from(*n), *e))
     }
 }
 

@@ -1,9 +1,16 @@
 //! Which records a selection means: filters on postings and columns, no payload is read.
 
-use super::{Part, RecordEntry, TenantIndex};
+use std::{collections::HashMap, ops::Range};
+
+use super::{
+    NO_RUN, RecordEntry, Slice, View,
+    slice::{About, Postings},
+};
 use crate::{
+    error::ReadError,
     read::{Direction, Filter},
     record::RecordKind,
+    tenant::TenantShared,
 };
 
 /// How many columns are looked at before a search rests (and resumes from where it is).
@@ -18,170 +25,248 @@ pub(crate) struct Found {
     pub(crate) reached: u64,
 }
 
-/// A filter with its names resolved; `None` where nothing can match.
-struct Resolved<'a> {
-    types: Vec<u32>,
-    filter: &'a Filter,
-    stream: Option<u32>,
-    visible_from: u64,
+/// A stream to be searched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamRange {
+    pub(crate) id: u32,
+    /// Versions below are behind a deletion.
+    pub(crate) visible_from: u64,
+    /// The first version, or the last where read backward.
+    pub(crate) from: Option<u64>,
 }
 
-impl TenantIndex {
-    /// Events that match within `range` of positions, at most `limit`; of one stream, where given, only from
-    /// version `from` (to, where backward).
-    pub(crate) fn select(
-        &self,
-        stream: Option<(u32, Option<u64>)>,
-        filter: &Filter,
-        range: std::ops::Range<u64>,
-        direction: Direction,
-        limit: usize,
-    ) -> Found {
-        let end = range.end.min(self.count);
-        let range = range.start.min(end)..end;
-        let done = match direction {
+/// What is looked for.
+pub(crate) struct Search<'a> {
+    pub(crate) tenant: &'a TenantShared,
+    pub(crate) stream: Option<StreamRange>,
+    pub(crate) filter: &'a Filter,
+    pub(crate) range: Range<u64>,
+    pub(crate) direction: Direction,
+    pub(crate) limit: usize,
+}
+
+/// A search on its way.
+struct Searching<'a> {
+    search: &'a Search<'a>,
+    types: Vec<u32>,
+    budget: usize,
+    found: Found,
+    /// Whether a stream's name starts as asked, by its number.
+    prefixes: HashMap<u32, bool>,
+}
+
+impl Search<'_> {
+    /// Events that match, at most `limit`.
+    pub(crate) fn run(&self, view: &View) -> Result<Found, ReadError> {
+        let end = self.range.end.min(view.count);
+        let range = self.range.start.min(end)..end;
+        let reached = match self.direction {
             Direction::Forward => range.end,
             Direction::Backward => range.start,
         };
-        let mut found = Found { positions: Vec::new(), reached: done };
-        let types: Vec<u32> = filter.types.iter().filter_map(|t| self.names.type_id(t)).collect();
-        if types.is_empty() && !filter.types.is_empty() || range.is_empty() {
-            return found;
+        let found = Found { positions: Vec::new(), reached };
+        let types: Vec<u32> = {
+            let index = self.tenant.index.read();
+            self.filter.types.iter().filter_map(|t| index.names.types.id(t)).collect()
+        };
+        if types.is_empty() && !self.filter.types.is_empty() || range.is_empty() {
+            return Ok(found);
         }
-        let visible_from = stream.map_or(0, |(s, _)| self.names.stream_at(s).head.visible_from);
-        let from_version = stream.and_then(|(_, v)| v);
-        let resolved = Resolved { types, filter, stream: stream.map(|(s, _)| s), visible_from };
-        let first = self.part_of(range.start).unwrap_or(0);
-        let last = self.part_of(range.end - 1).unwrap_or(0);
-        let mut parts: Vec<&Part> = self.parts[first..=last].iter().collect();
-        if direction == Direction::Backward {
-            parts.reverse();
+        let mut searching = Searching {
+            search: self,
+            types,
+            budget: LOOKED_AT_MAX,
+            found,
+            prefixes: HashMap::new(),
+        };
+        let mut slices = self.slices(view, &range)?;
+        if self.direction == Direction::Backward {
+            slices.reverse();
         }
-        let mut budget = LOOKED_AT_MAX;
-        for part in parts {
-            let keep = |entry: &RecordEntry| {
-                self.matches(&resolved, entry)
-                    && from_version.is_none_or(|v| match direction {
-                        Direction::Forward => entry.version >= v,
-                        Direction::Backward => entry.version <= v,
-                    })
-            };
-            let rest =
-                part.select(&resolved, &range, direction, limit, &mut budget, keep, &mut found);
-            if let Some(reached) = rest {
-                found.reached = reached;
-                return found;
+        for slice in slices {
+            if let Some(reached) = searching.slice(slice, &range)? {
+                searching.found.reached = reached;
+                break;
             }
         }
-        found
+        Ok(searching.found)
     }
 
-    fn matches(&self, resolved: &Resolved<'_>, entry: &RecordEntry) -> bool {
-        let filter = resolved.filter;
-        entry.kind == RecordKind::Event
-            && resolved.stream.is_none_or(|s| s == entry.stream)
-            && entry.version >= resolved.visible_from
-            && (resolved.types.is_empty() || resolved.types.contains(&entry.event_type))
+    /// The slices that may hold matches, in order.
+    fn slices<'v>(&self, view: &'v View, range: &Range<u64>) -> Result<Vec<&'v Slice>, ReadError> {
+        let first = view.slice_index(range.start).unwrap_or(0);
+        let last = view.slice_index(range.end - 1).unwrap_or(0);
+        let all = &view.slices[first..=last];
+        let Some(stream) = self.stream else { return Ok(all.iter().collect()) };
+        // Each run says which one before it has the stream, so only those are looked at that have it.
+        let mut next = self.tenant.last_run(stream.id)?;
+        let mut with_stream = Vec::new();
+        for slice in all.iter().rev() {
+            let run = match slice {
+                Slice::Memory(_) => {
+                    with_stream.push(slice);
+                    continue;
+                }
+                Slice::Disk(run) => run,
+            };
+            // The newest ones may lie behind the range.
+            while next != NO_RUN && next > run.first() {
+                let Some(Slice::Disk(behind)) = view.slice_of(next) else { break };
+                next = behind.stream(stream.id)?.map_or(NO_RUN, |(_, previous)| previous);
+            }
+            if next == run.first() {
+                with_stream.push(slice);
+                next = run.stream(stream.id)?.map_or(NO_RUN, |(_, previous)| previous);
+            }
+            if next == NO_RUN {
+                break;
+            }
+        }
+        with_stream.reverse();
+        Ok(with_stream)
+    }
+}
+
+impl Searching<'_> {
+    /// Adds a slice's matches; `Some(reached)` when the search rests inside.
+    fn slice(&mut self, slice: &Slice, range: &Range<u64>) -> Result<Option<u64>, ReadError> {
+        let first = slice.first();
+        let low = (range.start.max(first) - first) as u32;
+        let high = (range.end.min(slice.end()) - first) as u32;
+        let low = self.later_than_from_time(slice, low, high)?;
+        let Some(mut candidates) = self.candidates(slice)? else { return Ok(None) };
+        let mut tags = Vec::new();
+        for tag in &self.search.filter.tags {
+            match slice.postings(About::Tag(tag))? {
+                Some(postings) => tags.push(postings),
+                None => return Ok(None),
+            }
+        }
+        let mut entries = slice.entries(true);
+        let (mut from, mut to) = match &mut candidates {
+            Candidates::All => (low as usize, high as usize),
+            Candidates::Postings(list) => {
+                (list.partition(|n| Ok(n < low))?, list.partition(|n| Ok(n < high))?)
+            }
+        };
+        if let (Candidates::Postings(list), Some(stream)) = (&mut candidates, self.search.stream) {
+            // Versions rise with positions, so the asked ones are found by halving.
+            let mut at = |n: u32| entries.get(first + u64::from(n)).map(|e| e.version);
+            let bound = match (self.search.direction, stream.from) {
+                (Direction::Forward, Some(v)) => v.max(stream.visible_from),
+                _ => stream.visible_from,
+            };
+            from = from.max(list.partition(|n| Ok(at(n)? < bound))?);
+            if let (Direction::Backward, Some(v)) = (self.search.direction, stream.from) {
+                to = to.min(list.partition(|n| Ok(at(n)? <= v))?);
+            }
+        }
+        for step in 0..to.saturating_sub(from) {
+            let i = match self.search.direction {
+                Direction::Forward => from + step,
+                Direction::Backward => to - 1 - step,
+            };
+            let number = match &mut candidates {
+                Candidates::All => i as u32,
+                Candidates::Postings(list) => list.get(i)?,
+            };
+            let position = first + u64::from(number);
+            let (here, behind) = match self.search.direction {
+                Direction::Forward => (position, position + 1),
+                Direction::Backward => (position + 1, position),
+            };
+            if self.budget == 0 {
+                return Ok(Some(here));
+            }
+            self.budget -= 1;
+            if self.matches(&entries.get(position)?)? && has_all(&mut tags, number)? {
+                self.found.positions.push(position);
+                if self.found.positions.len() == self.search.limit {
+                    return Ok(Some(behind));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Times rise with positions: the number of the first record that is not before `from_time`.
+    fn later_than_from_time(&self, slice: &Slice, low: u32, high: u32) -> Result<u32, ReadError> {
+        let Some(from) = self.search.filter.from_time else { return Ok(low) };
+        let mut entries = slice.entries(false);
+        let (mut low, mut high) = (low, high);
+        while low < high {
+            let middle = low.midpoint(high);
+            if entries.get(slice.first() + u64::from(middle))?.time < from.micros() {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    /// A list of records that holds every match; `None` where there are none.
+    fn candidates<'s>(&self, slice: &'s Slice) -> Result<Option<Candidates<'s>>, ReadError> {
+        if let Some(stream) = self.search.stream {
+            let list = slice.postings(About::Stream(stream.id))?;
+            return Ok(list.map(Candidates::Postings));
+        }
+        let mut lists = Vec::new();
+        if let [one] = self.types[..] {
+            lists.push(slice.postings(About::Type(one))?);
+        }
+        for tag in &self.search.filter.tags {
+            lists.push(slice.postings(About::Tag(tag))?);
+        }
+        // Only the shortest is walked; what else is asked is looked up.
+        if lists.is_empty() {
+            return Ok(Some(Candidates::All));
+        }
+        if lists.iter().any(Option::is_none) {
+            return Ok(None);
+        }
+        let shortest = lists.into_iter().flatten().min_by_key(Postings::len);
+        Ok(shortest.map(Candidates::Postings))
+    }
+
+    fn matches(&mut self, entry: &RecordEntry) -> Result<bool, ReadError> {
+        let filter = self.search.filter;
+        let holds = entry.kind == RecordKind::Event
+            && (self.types.is_empty() || self.types.contains(&entry.event_type))
             && filter.from_time.is_none_or(|t| entry.time >= t.micros())
             && filter
                 .occurred_from
                 .is_none_or(|t| entry.occurred != i64::MIN && entry.occurred >= t.micros())
             && filter
                 .occurred_to
-                .is_none_or(|t| entry.occurred != i64::MIN && entry.occurred < t.micros())
-            && filter.stream_prefix.as_ref().is_none_or(|prefix| {
-                self.names.stream_at(entry.stream).name.as_str().starts_with(prefix.as_str())
-            })
+                .is_none_or(|t| entry.occurred != i64::MIN && entry.occurred < t.micros());
+        match &filter.stream_prefix {
+            Some(prefix) if holds => self.has_prefix(entry.stream, prefix),
+            _ => Ok(holds),
+        }
+    }
+
+    fn has_prefix(&mut self, stream: u32, prefix: &str) -> Result<bool, ReadError> {
+        if let Some(known) = self.prefixes.get(&stream) {
+            return Ok(*known);
+        }
+        let state = self.search.tenant.stream_state(stream)?;
+        let has = state.is_some_and(|s| s.name.as_str().starts_with(prefix));
+        self.prefixes.insert(stream, has);
+        Ok(has)
     }
 }
 
-impl Part {
-    /// Adds this part's matches to `found`; `Some(reached)` when the search rests inside.
-    #[expect(clippy::too_many_arguments, reason = "one call, one inner loop")]
-    fn select(
-        &self,
-        resolved: &Resolved<'_>,
-        range: &std::ops::Range<u64>,
-        direction: Direction,
-        limit: usize,
-        budget: &mut usize,
-        keep: impl Fn(&RecordEntry) -> bool,
-        found: &mut Found,
-    ) -> Option<u64> {
-        let low = (range.start.max(self.first) - self.first) as u32;
-        let high = (range.end.min(self.end()) - self.first) as u32;
-        let mut visit = |number: u32| -> Option<u64> {
-            let position = self.first + u64::from(number);
-            let (here, behind) = match direction {
-                Direction::Forward => (position, position + 1),
-                Direction::Backward => (position + 1, position),
-            };
-            if *budget == 0 {
-                return Some(here);
-            }
-            *budget -= 1;
-            if keep(&self.entries[number as usize]) && self.has_tags(resolved.filter, number) {
-                found.positions.push(position);
-                if found.positions.len() == limit {
-                    return Some(behind);
-                }
-            }
-            None
-        };
-        let postings = self.shortest_postings(resolved);
-        match postings {
-            Some(Candidates::None) => None,
-            Some(Candidates::List(list)) => {
-                let from = list.partition_point(|n| *n < low);
-                let to = list.partition_point(|n| *n < high);
-                ordered(&list[from..to], direction, &mut visit)
-            }
-            None => match direction {
-                Direction::Forward => (low..high).find_map(visit),
-                Direction::Backward => (low..high).rev().find_map(visit),
-            },
+fn has_all(tags: &mut [Postings<'_>], number: u32) -> Result<bool, ReadError> {
+    for tag in tags {
+        if !tag.contains(number)? {
+            return Ok(false);
         }
     }
-
-    /// The shortest posting list that holds every match; `None` where only a scan does.
-    fn shortest_postings(&self, resolved: &Resolved<'_>) -> Option<Candidates<'_>> {
-        let mut lists: Vec<Option<&Vec<u32>>> = Vec::new();
-        if let Some(stream) = resolved.stream {
-            lists.push(self.streams.get(&stream));
-        }
-        if let [one] = resolved.types[..] {
-            lists.push(self.types.get(&one));
-        }
-        lists.extend(resolved.filter.tags.iter().map(|tag| self.tags.get(tag)));
-        if lists.is_empty() {
-            return None;
-        }
-        if lists.iter().any(Option::is_none) {
-            return Some(Candidates::None);
-        }
-        lists.into_iter().flatten().min_by_key(|l| l.len()).map(|l| Candidates::List(l))
-    }
-
-    fn has_tags(&self, filter: &Filter, number: u32) -> bool {
-        filter
-            .tags
-            .iter()
-            .all(|tag| self.tags.get(tag).is_some_and(|l| l.binary_search(&number).is_ok()))
-    }
+    Ok(true)
 }
 
 enum Candidates<'a> {
-    None,
-    List(&'a [u32]),
-}
-
-fn ordered(
-    list: &[u32],
-    direction: Direction,
-    visit: &mut impl FnMut(u32) -> Option<u64>,
-) -> Option<u64> {
-    match direction {
-        Direction::Forward => list.iter().find_map(|n| visit(*n)),
-        Direction::Backward => list.iter().rev().find_map(|n| visit(*n)),
-    }
+    All,
+    Postings(Postings<'a>),
 }

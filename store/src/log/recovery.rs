@@ -12,7 +12,7 @@ use super::{
         FRAME_HEAD_BYTES, FRAME_TAIL_BYTES, FrameHead, Section, SectionRuns, frame_tail,
         front_length, read_section,
     },
-    read_end_mark,
+    read_end_mark, segment_name,
     superblock::{self, SuperblockError, SuperblockFile},
 };
 use crate::{
@@ -30,6 +30,9 @@ pub(crate) struct RecoveredOp<'a> {
     pub(crate) segment: &'a Arc<Segment>,
     /// Where the frame begins in the segment.
     pub(crate) offset: u64,
+    /// Bytes of the frame.
+    pub(crate) length: u64,
+    pub(crate) header: &'a Header,
     pub(crate) sections: Vec<(Section, Result<SectionRuns, Damage>)>,
 }
 
@@ -39,6 +42,15 @@ pub(crate) trait Visitor {
     fn op(&mut self, op: RecoveredOp<'_>);
     /// The records of an op are lost for these tenants.
     fn lost(&mut self, sections: Vec<Section>, damage: Damage);
+}
+
+/// An op up to which the log was read before.
+pub(crate) struct Start {
+    pub(crate) header: Header,
+    /// First op of the segment that holds it.
+    pub(crate) segment: u64,
+    /// Where its frame begins and ends there.
+    pub(crate) frame: (u64, u64),
 }
 
 /// How a log was left.
@@ -95,8 +107,41 @@ fn open_superblock(disk: &dyn Disk) -> Result<(SuperblockFile, Superblock), Open
     })
 }
 
-/// Reads a log, tells `visitor` what it holds, cuts a torn tail.
-pub(crate) fn recover(disk: &dyn Disk, visitor: &mut dyn Visitor) -> Result<Recovery, OpenError> {
+/// Opens the segment that begins with this op; `None` where it is not there or not one of this cluster.
+pub(crate) fn open_segment(
+    disk: &dyn Disk,
+    cluster: [u8; 16],
+    first_op: u64,
+) -> io::Result<Option<Segment>> {
+    let name = segment_name(first_op);
+    if !disk.exists(&name)? {
+        return Ok(None);
+    }
+    let file = disk.open(&name)?;
+    let mut head = [0; 104];
+    let read = file.read_at(&mut head, 0)?;
+    let decoded = decode_segment_head(&head[..read], cluster);
+    let fits = decoded.is_some_and(|(first, _)| first == first_op);
+    Ok(fits.then_some(Segment { file, name, first_op }))
+}
+
+/// Whether the log holds the op that `start` speaks of, where it says.
+pub(crate) fn holds(disk: &dyn Disk, cluster: [u8; 16], start: &Start) -> io::Result<bool> {
+    let Some(segment) = open_segment(disk, cluster, start.segment)? else { return Ok(false) };
+    let mut file = Chunks::new(&Arc::new(segment))?;
+    let (at, end) = start.frame;
+    let front = file.get(at, FRAME_HEAD_BYTES)?;
+    let Some(length) = front_length(&front) else { return Ok(false) };
+    let head = FrameHead::decode(&file.get(at, length)?);
+    Ok(head.is_ok_and(|head| head.header == start.header && at + head.length as u64 == end))
+}
+
+/// Reads a log, behind `start` where it is given, tells `visitor` what it holds, cuts a torn tail.
+pub(crate) fn recover(
+    disk: &dyn Disk,
+    visitor: &mut dyn Visitor,
+    start: Option<&Start>,
+) -> Result<Recovery, OpenError> {
     // Names that a process before this one made may not be durable, if it stopped just there.
     for folder in ["", FOLDER] {
         disk.sync_folder(folder).map_err(io_error("syncing", folder))?;
@@ -106,13 +151,18 @@ pub(crate) fn recover(disk: &dyn Disk, visitor: &mut dyn Visitor) -> Result<Reco
     let mut scan = Scan {
         superblock,
         visitor,
-        tip: None,
-        identity: Identity::root(superblock.cluster),
+        tip: start.map(|s| s.header.clone()),
+        identity: start.map_or_else(|| Identity::root(superblock.cluster), |s| s.header.identity()),
         damage: None,
     };
     let mut last = None;
+    let before = start.map(|s| segment_name(s.segment));
     for (i, path) in files.iter().enumerate() {
-        let (segment, at) = scan.segment(disk, path, files.get(i + 1))?;
+        if before.as_ref().is_some_and(|before| path < before) {
+            continue;
+        }
+        let resume = start.filter(|_| before.as_ref() == Some(path)).map(|s| s.frame.1);
+        let (segment, at) = scan.segment(disk, path, files.get(i + 1), resume)?;
         last = Some((segment, at));
         if scan.damage.is_some() {
             break;
@@ -123,6 +173,8 @@ pub(crate) fn recover(disk: &dyn Disk, visitor: &mut dyn Visitor) -> Result<Reco
         OpenError::from(Damage { file: "log".into(), offset: 0, what })
     })?;
     scan.check_floor(&segment, at);
+    // What was read may not be durable yet, if the process before this one was killed between write and sync.
+    segment.file.sync().map_err(io_error("syncing", &segment.name))?;
     let Scan { tip, damage, .. } = scan;
     let segments = files.len();
     Ok(Recovery { superblock_file, superblock, tip, segment, at, segments, damage })
@@ -155,6 +207,7 @@ impl Scan<'_> {
         disk: &dyn Disk,
         path: &str,
         next: Option<&String>,
+        resume: Option<u64>,
     ) -> Result<(Arc<Segment>, u64), OpenError> {
         let io = io_error("reading", path);
         let file = disk.open(path).map_err(io_error("opening", path))?;
@@ -170,11 +223,12 @@ impl Scan<'_> {
             return Ok((Arc::new(Segment { file, name, first_op: 0 }), SEGMENT_HEAD_BYTES));
         };
         let segment = Arc::new(Segment { file, name, first_op });
-        if Op(first_op) != self.next_op() || parent != self.identity {
+        if resume.is_none() && (Op(first_op) != self.next_op() || parent != self.identity) {
             self.fail(&segment, 0, "a segment does not follow the one before");
             return Ok((segment, SEGMENT_HEAD_BYTES));
         }
-        let at = self.frames(disk, &segment, next).map_err(io)?;
+        let at =
+            self.frames(disk, &segment, next, resume.unwrap_or(SEGMENT_HEAD_BYTES)).map_err(io)?;
         Ok((segment, at))
     }
 
@@ -187,9 +241,10 @@ impl Scan<'_> {
         disk: &dyn Disk,
         segment: &Arc<Segment>,
         next: Option<&String>,
+        from: u64,
     ) -> io::Result<u64> {
         let mut file = Chunks::new(segment)?;
-        let mut at = SEGMENT_HEAD_BYTES;
+        let mut at = from;
         loop {
             let mark = file.get(at, END_MARK_BYTES as usize)?;
             if let Some(next_op) = read_end_mark(&mark) {
@@ -242,7 +297,8 @@ impl Scan<'_> {
         head: &FrameHead,
         sections: Vec<(Section, Result<SectionRuns, Damage>)>,
     ) {
-        self.visitor.op(RecoveredOp { segment, offset, sections });
+        let (length, header) = (head.length as u64, &head.header);
+        self.visitor.op(RecoveredOp { segment, offset, length, header, sections });
         self.identity = head.header.identity();
         self.tip = Some(head.header.clone());
     }

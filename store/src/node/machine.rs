@@ -112,6 +112,11 @@ impl<R> Machine<R> {
         self.building_records >= OP_RECORDS_MAX || self.building_bytes >= OP_BYTES_TARGET
     }
 
+    /// Whether the op being built holds anything to be written.
+    pub(crate) fn has_records(&self) -> bool {
+        !self.building.is_empty()
+    }
+
     /// Decides a command and adds its records to the op being built. Its answer comes with [`Machine::written`],
     /// or with [`Machine::idle_answers`] where nothing is in flight.
     pub(crate) fn submit(&mut self, now_us: i64, prepared: Prepared, reply: R) {

@@ -245,7 +245,7 @@ async fn a_deleted_stream_is_gone_until_it_is_recreated() {
     assert_eq!((batch.count, batch.versions), (1, Some((version(3), version(3)))));
     let all = dump(&store, &tenant).await.unwrap();
     assert_eq!(all.matches("\"stream_deleted\":true").count(), 3);
-    let info = store.stream(&tenant, &stream("s")).unwrap();
+    let info = store.stream(&tenant, &stream("s")).unwrap().unwrap();
     assert_eq!((info.version, info.first_version, info.deleted), (version(3), version(3), false));
 }
 
@@ -362,7 +362,7 @@ async fn a_cursor_of_another_history_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (store, tenant) = open(folder.path()).await;
     store.append(&tenant, append("s", Expected::Any, vec![event("a", "1")])).await.unwrap();
-    let good = store.cursor(&tenant, Position::ZERO).unwrap();
+    let good = store.cursor(&tenant, Position::ZERO).unwrap().unwrap();
     let mut other = good;
     other.check[0] ^= 1;
     let beyond = After::Position(Position::new(1).unwrap());

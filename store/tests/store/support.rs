@@ -49,7 +49,11 @@ pub(crate) fn append(name: &str, expected: Expected, events: Vec<NewEvent>) -> A
 }
 
 pub(crate) fn try_open(folder: &Path) -> Result<Store, OpenError> {
-    Store::open(Options { folder: folder.to_owned(), segment_bytes: 64 << 10 })
+    Store::open(Options {
+        folder: folder.to_owned(),
+        segment_bytes: 64 << 10,
+        checkpoint_records: 50,
+    })
 }
 
 pub(crate) async fn open(folder: &Path) -> (Store, Tenant) {

@@ -12,13 +12,14 @@ use crate::{
         Actual, Append, Condition, DeleteStream, Expected, FailedCondition, Idempotency, MatchItem,
         NewEvent, Place, Rejection, StreamAppend,
     },
-    disk::simulated::SimulatedDisk,
+    checkpoint::{Behind, Checkpoints, Due},
+    disk::{Disk, simulated::SimulatedDisk},
     fragment::RecordReader,
     kernel::{Prepared, PreparedCommand, Refusal},
     log::{Log, recovery},
     node::{SYSTEM, Tenants, apply},
     resolve,
-    store::Replay,
+    store::recover,
     tenant::TenantShared,
     words::{Actor, EventType, Position, StreamName, Tag, Version},
 };
@@ -265,27 +266,34 @@ struct World {
     tenant: Arc<TenantShared>,
     machine: Machine<u64>,
     log: Log,
+    checkpoints: Checkpoints,
     /// Sealed and not yet written.
     pipeline: Vec<Sealed>,
 }
 
 const TENANT: [u8; 16] = [9; 16];
 
-fn start(disk: Arc<SimulatedDisk>) -> World {
-    if !recovery::exists(&*disk).unwrap() {
+fn start(simulated: Arc<SimulatedDisk>) -> World {
+    if !recovery::exists(&*simulated).unwrap() {
         let fresh = Superblock::fresh([5; 16]);
-        recovery::create(&*disk, fresh, 16 << 10).unwrap();
+        recovery::create(&*simulated, fresh, 16 << 10).unwrap();
     }
-    let tenants = Arc::new(Tenants::default());
-    tenants.add(Arc::new(TenantShared::new(None, SYSTEM, [5; 16])));
-    let tenant = Arc::new(TenantShared::new(None, TENANT, [7; 16]));
-    tenants.add(Arc::clone(&tenant));
-    let recovered =
-        recovery::recover(&*disk, &mut Replay { tenants: Arc::clone(&tenants) }).unwrap();
+    let disk: Arc<dyn Disk> = Arc::clone(&simulated) as Arc<dyn Disk>;
+    // Checkpoints come often enough to matter.
+    let due = Due { records: 7, bytes: 1 << 20 };
+    let (tenants, checkpoints, recovered) = recover(&disk, due, None, &|tenants| {
+        for (reference, log_id) in [(SYSTEM, [5; 16]), (TENANT, [7; 16])] {
+            if tenants.by_reference(&reference).is_none() {
+                tenants.add(Arc::new(tenants.make(None, reference, log_id)));
+            }
+        }
+    })
+    .unwrap();
+    let tenant = tenants.by_reference(&TENANT).unwrap();
     assert_eq!(recovered.damage, None);
     let (superblock, tip) = (recovered.superblock, recovered.tip);
     let log = Log::new(
-        Arc::clone(&disk) as Arc<dyn crate::disk::Disk>,
+        disk,
         superblock.cluster,
         16 << 10,
         recovered.segment,
@@ -299,7 +307,7 @@ fn start(disk: Arc<SimulatedDisk>) -> World {
         assert_eq!(index.damage, None);
         machine.add_tenant(TENANT, index.count, index.chain_head);
     }
-    World { disk, tenants, tenant, machine, log, pipeline: Vec::new() }
+    World { disk: simulated, tenants, tenant, machine, log, checkpoints, pipeline: Vec::new() }
 }
 
 impl World {
@@ -310,7 +318,7 @@ impl World {
                 (PreparedCommand::Append(prepared), seen_at)
             }
             Command::Delete(delete) => {
-                let (prepared, seen_at) = resolve::delete(&self.tenant, delete);
+                let (prepared, seen_at) = resolve::delete(&self.tenant, delete).unwrap();
                 (PreparedCommand::Delete(prepared), seen_at)
             }
         };
@@ -324,7 +332,10 @@ impl World {
         let mut answers = Vec::new();
         for committed in self.machine.written(sealed.op, sealed.identity) {
             let (tenants, machine) = (&self.tenants, &mut self.machine);
-            apply(tenants, machine, &written.segment, written.offset, &committed);
+            let records = apply(tenants, machine, &written, &committed).unwrap();
+            let bytes = committed.frame.len() as u64;
+            let behind = Behind { header: committed.header, written: written.clone(), bytes };
+            self.checkpoints.note(tenants, records, &behind);
             answers.extend(committed.answers);
         }
         answers
@@ -337,9 +348,9 @@ impl World {
         (0..count)
             .map(|p| {
                 let Some(e) = reader.event(&self.tenant, p).unwrap() else {
-                    let index = self.tenant.index.read();
-                    let stream = index.entry(p).unwrap().1.stream;
-                    return Record::Deleted(number(&index.names.stream_at(stream).name));
+                    let stream = self.tenant.view().entry(p).unwrap().unwrap().1.stream;
+                    let state = self.tenant.stream_state(stream).unwrap().unwrap();
+                    return Record::Deleted(number(&state.name));
                 };
                 Record::Event(Event {
                     stream: number(&e.stream),
@@ -536,7 +547,8 @@ fn run(seed: u64) -> [usize; 5] {
                 counts[0] += 1;
             }
             98 => {
-                let World { disk, .. } = world;
+                let disk = Arc::clone(&world.disk);
+                drop(world);
                 world = start(disk);
                 sealed_models.clear();
                 resolved.clear();
@@ -548,7 +560,8 @@ fn run(seed: u64) -> [usize; 5] {
         }
     }
     assert_eq!(without_made_ids(world.records()), committed.records, "seed {seed}");
-    let World { disk, .. } = world;
+    let disk = Arc::clone(&world.disk);
+    drop(world);
     let world = start(disk);
     assert_eq!(without_made_ids(world.records()), committed.records, "seed {seed}, restarted");
     counts
