@@ -86,6 +86,7 @@ pub(crate) fn decide_append<'a>(
     if let Some(replay) = decide_ids(window, seen_at, command)? {
         return Ok(Decision::Replay(replay));
     }
+    check_boundaries(window, command)?;
     check_conditions(window, seen_at, command)?;
     let mut effects: Vec<Effect<'a>> =
         Vec::with_capacity(command.appends.iter().map(|a| a.events.len()).sum());
@@ -304,6 +305,18 @@ fn decide_ids(
         return Err(Rejection::EventIdConflict { id, position: None }.into());
     }
     Ok(Some(replays))
+}
+
+/// Behind a position that the log has not reached nothing ever matches: such a boundary would guard nothing.
+fn check_boundaries(window: &TenantWindow, command: &PreparedAppend) -> Result<(), Refusal> {
+    for condition in &command.conditions {
+        if let PreparedCondition::NoMatch { after: Some(position), .. } = condition
+            && position.get() >= window.next()
+        {
+            return Err(Rejection::Diverged { position: *position }.into());
+        }
+    }
+    Ok(())
 }
 
 fn check_conditions(

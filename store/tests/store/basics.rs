@@ -156,6 +156,26 @@ async fn a_boundary_lets_one_of_many_through() {
 }
 
 #[tokio::test]
+async fn a_boundary_behind_a_position_that_the_log_has_not_reached_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, tenant) = open(folder.path()).await;
+    let alone = |after| Append { appends: Vec::new(), ..seat(&["seat:12A"], Some(after)) };
+    for records in 0..3 {
+        for after in [records, records + 1, 99_999] {
+            let position = Position::new(after).unwrap();
+            let refused = rejection(store.append(&tenant, alone(after)).await);
+            assert_eq!(refused, Rejection::Diverged { position });
+        }
+        if let Some(head) = records.checked_sub(1) {
+            let held = store.append(&tenant, alone(head)).await.unwrap();
+            assert_eq!(held.position, Position::new(head));
+        }
+        let other = vec![event("other", "1")];
+        store.append(&tenant, append("s", Expected::Any, other)).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_idempotency_key_replays_its_first_receipts() {
     let folder = tempfile::tempdir().unwrap();
     let (store, tenant) = open(folder.path()).await;

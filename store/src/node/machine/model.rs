@@ -152,6 +152,13 @@ impl Model {
         if let Some(replay) = self.ids(append)? {
             return Ok((replay, true));
         }
+        for condition in &append.conditions {
+            if let Condition::NoMatch { after: Some(position), .. } = condition
+                && position.get() >= self.records.len() as u64
+            {
+                return Err(Rejection::Diverged { position: *position });
+            }
+        }
         let mut failed = Vec::new();
         for (i, a) in append.appends.iter().enumerate() {
             if self.head(number(&a.stream)).is_some_and(|h| h.1) && !a.recreate {
@@ -462,11 +469,15 @@ fn same(real: &Expectation, model: &Expectation) -> bool {
     }
 }
 
-/// Runs one seed; returns how often something was abandoned, stale, restarted, replayed, refused.
-fn run(seed: u64) -> [usize; 5] {
+fn diverged(answer: &Expectation) -> bool {
+    matches!(answer, Expectation::Refused(Rejection::Diverged { .. }))
+}
+
+/// Runs one seed; returns how often something was abandoned, stale, restarted, replayed, refused, diverged.
+fn run(seed: u64) -> [usize; 6] {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut world = start(SimulatedDisk::new());
-    let mut counts = [0; 5];
+    let mut counts = [0; 6];
     // The model with everything in flight, and as it was after each op that is in flight.
     let mut model = Model::default();
     let mut committed = Model::default();
@@ -503,6 +514,7 @@ fn run(seed: u64) -> [usize; 5] {
                         );
                         counts[3] += usize::from(matches!(real, Expectation::Appended(_, true)));
                         counts[4] += usize::from(matches!(real, Expectation::Refused(_)));
+                        counts[5] += usize::from(diverged(&real));
                         expected.push((next, real));
                     }
                 }
@@ -570,12 +582,12 @@ fn take(
 
 #[test]
 fn random_commands_are_answered_as_a_naive_model_answers_them() {
-    let mut totals = [0; 5];
+    let mut totals = [0; 6];
     for seed in 0..150 {
         let counts = run(seed);
         totals.iter_mut().zip(counts).for_each(|(t, c)| *t += c);
     }
-    let names = ["abandoned", "stale", "restarted", "replayed", "refused"];
+    let names = ["abandoned", "stale", "restarted", "replayed", "refused", "diverged"];
     for (name, total) in names.iter().zip(totals) {
         assert!(total > 50, "{name} came up {total} times only");
     }
