@@ -42,6 +42,12 @@ async fn bad_bodies_get_the_right_problem_and_write_nothing() {
             "invalid_body",
             Some("/events/0/occurred_at"),
         ),
+        (
+            event("\"occurred_at\":\"2026-06-30T23:59Z\""),
+            400,
+            "invalid_body",
+            Some("/events/0/occurred_at"),
+        ),
         (event("\"metadata\":[1]"), 400, "invalid_body", Some("/events/0/metadata")),
         (event("\"data\":{\"a\":1,\"a\":2}"), 400, "malformed_json", None),
         (event("\"data\":{\"a\":1,\"\\u0061\":2}"), 400, "malformed_json", None),
