@@ -89,7 +89,8 @@ problems! {
          to each.";
     InvalidName = "invalid_name", 400, never, None, "A name breaks its rules",
         "A stream name has 1 to 256 bytes of [A-Za-z0-9._~@:/-], with `/` percent-encoded in a \
-         path; names that begin with `$` are reserved. A type, a tag and a subject have 1 to \
+         path; `.` and `..` are refused because no URL can address them, and names that begin \
+         with `$` are reserved. A type, a tag and a subject have 1 to \
          256 bytes of UTF-8 without control characters.";
     InvalidParameter = "invalid_parameter", 400, never, None,
         "A query parameter has a value that cannot be",

@@ -194,6 +194,9 @@ pub enum NameError {
     /// A byte that this kind of name does not allow.
     #[error("holds a character that is not allowed here")]
     Character,
+    /// `.` and `..` mean folders in a URL's path, so a stream of that name could not be addressed.
+    #[error("is '.' or '..', which no URL can address")]
+    Dots,
     /// Names that start with `$` belong to the system.
     #[error("starts with '$', which is reserved")]
     Reserved,
@@ -251,7 +254,11 @@ fn stream_characters(text: &str) -> Result<(), NameError> {
         return Err(NameError::Reserved);
     }
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"._~@:/-".contains(&b);
-    if text.bytes().all(fits) { Ok(()) } else { Err(NameError::Character) }
+    match text {
+        "." | ".." => Err(NameError::Dots),
+        _ if text.bytes().all(fits) => Ok(()),
+        _ => Err(NameError::Character),
+    }
 }
 
 fn tenant_characters(text: &str) -> Result<(), NameError> {
@@ -263,10 +270,24 @@ fn tenant_characters(text: &str) -> Result<(), NameError> {
 }
 
 name!(
-    /// A stream's name: 1 to 256 bytes of `[A-Za-z0-9._~@:/-]`.
+    /// A stream's name: 1 to 256 bytes of `[A-Za-z0-9._~@:/-]`, but not `.` or `..`.
     StreamName,
     stream_characters
 );
+
+impl StreamName {
+    /// Checks what names of streams may start with; `.` and `..` may stand there.
+    ///
+    /// # Errors
+    /// [`NameError`] names the rule that `text` breaks.
+    pub fn check_prefix(text: &str) -> Result<(), NameError> {
+        match Self::new(text) {
+            Ok(_) | Err(NameError::Dots) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 name!(
     /// An event's type: 1 to 256 bytes of UTF-8 without control characters.
     EventType,
@@ -298,6 +319,12 @@ mod tests {
         assert_eq!(StreamName::new("$system"), Err(NameError::Reserved));
         assert_eq!(StreamName::new("a b"), Err(NameError::Character));
         assert_eq!(StreamName::new(&"a".repeat(257)), Err(NameError::TooLong));
+        for dots in [".", ".."] {
+            assert_eq!(StreamName::new(dots), Err(NameError::Dots));
+            assert_eq!(StreamName::check_prefix(dots), Ok(()));
+        }
+        assert!(StreamName::new("...").is_ok() && StreamName::new("a/..").is_ok());
+        assert_eq!(StreamName::check_prefix("a b"), Err(NameError::Character));
         assert!(StreamName::new("github/octo-org:x@y~z._1").is_ok());
         assert_eq!(EventType::new("a\nb"), Err(NameError::Character));
         assert!(EventType::new("Größe").is_ok());
@@ -311,12 +338,6 @@ mod tests {
         assert!(Timestamp::parse("2026-11-22").is_none());
     }
 
-    #[test]
-    fn counters_stay_below_two_to_the_53() {
-        assert!(Position::new(1 << 53).is_none());
-        assert_eq!(Position::new((1 << 53) - 1).unwrap().get(), (1 << 53) - 1);
-    }
-}
     #[test]
     fn times_are_rfc_3339_and_nothing_else() {
         let check = |text: &str, shown: Option<&str>| {
@@ -366,3 +387,9 @@ mod tests {
         }
     }
 
+    #[test]
+    fn counters_stay_below_two_to_the_53() {
+        assert!(Position::new(1 << 53).is_none());
+        assert_eq!(Position::new((1 << 53) - 1).unwrap().get(), (1 << 53) - 1);
+    }
+}

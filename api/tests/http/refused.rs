@@ -123,6 +123,15 @@ async fn bad_names_and_parameters_are_refused() {
         let path = format!("/v1/streams/{name}/events");
         client.post(&path, event("\"data\":1")).await.problem(400, "invalid_name");
     }
+    // No path can name these, a body can.
+    for name in [".", ".."] {
+        let appends = json!({"appends": [{"stream": name, "events": [{"type": "t"}]}]});
+        let refused = client.post("/v1/transactions", appends.to_string()).await;
+        let problem = refused.problem(400, "invalid_name");
+        assert_eq!(problem["errors"][0]["pointer"], "/appends/0/stream");
+        client.get(&format!("/v1/streams?prefix={name}")).await.ok(200);
+        client.get(&format!("/v1/events?stream_prefix={name}")).await.ok(200);
+    }
     let bad_utf8 = client.get("/v1/streams/%ff/events").await;
     assert_eq!(bad_utf8.status, 400, "{}", bad_utf8.text());
     for (query, code) in [
