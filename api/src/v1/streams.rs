@@ -33,7 +33,8 @@ pub(crate) struct StreamBody {
     stream: String,
     /// Version of its last event.
     version: u64,
-    /// Commit time of its first event.
+    /// Commit time of its first visible event: of a stream that was deleted and recreated, of the
+    /// first one since.
     #[schema(format = DateTime)]
     first_time: String,
     /// Commit time of its last event.

@@ -269,6 +269,27 @@ async fn a_deleted_stream_is_gone_until_it_is_recreated() {
     assert_eq!((info.version, info.first_version, info.deleted), (version(3), version(3), false));
 }
 
+#[tokio::test]
+async fn the_first_time_of_a_stream_is_that_of_its_first_visible_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, tenant) = open(folder.path()).await;
+    let mut times = Vec::new();
+    for recreate in [false, false, true, true] {
+        if times.len() == 2 {
+            let delete =
+                DeleteStream { actor: actor(), stream: stream("s"), expected: Expected::Any };
+            store.delete_stream(&tenant, delete).await.unwrap();
+            let info = store.stream(&tenant, &stream("s")).unwrap();
+            assert_eq!((info.first_time, info.last_time), (times[0], times[1]));
+        }
+        let mut one = append("s", Expected::Any, vec![event("a", "1")]);
+        one.appends[0].recreate = recreate;
+        times.push(store.append(&tenant, one).await.unwrap().receipts[0].time);
+    }
+    let info = store.stream(&tenant, &stream("s")).unwrap();
+    assert_eq!((info.first_time, info.last_time), (times[2], times[3]));
+}
+
 /// Positions of the events that a selection finds, over all its batches.
 async fn positions(
     store: &kimberlite_store::Store,
