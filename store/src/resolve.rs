@@ -66,7 +66,7 @@ pub(crate) fn delete(tenant: &TenantShared, command: &DeleteStream) -> (Prepared
     let index = tenant.index.read();
     let prepared = PreparedDelete {
         actor: actor_use(&index, &command.actor),
-        id: rand::random(),
+        id: uuid::Uuid::now_v7().into_bytes(),
         stream: command.stream.clone(),
         head: index.names.stream(command.stream.as_str()).map(|s| s.head),
         expected: command.expected,

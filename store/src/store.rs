@@ -501,7 +501,7 @@ fn prepare_tenant(
     payloads.push_clear(PayloadKind::Body, &json);
     let index = system.index.read();
     let actor = resolve::actor_use(&index, actor);
-    (PreparedTenant { actor, id: rand::random(), payloads }, index.count)
+    (PreparedTenant { actor, id: uuid::Uuid::now_v7().into_bytes(), payloads }, index.count)
 }
 
 /// A stream or an id may stand only once in a command.

@@ -290,6 +290,30 @@ async fn the_first_time_of_a_stream_is_that_of_its_first_visible_event() {
     assert_eq!((info.first_time, info.last_time), (times[2], times[3]));
 }
 
+#[tokio::test]
+async fn records_that_are_no_events_have_uuids_too() {
+    let is_v7 = |id: Uuid| (id.get_version_num(), id.get_variant()) == (7, uuid::Variant::RFC4122);
+    // The ids are random: one try in 64 would pass by chance.
+    for _ in 0..8 {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, tenant) = open(folder.path()).await;
+        let one = append("s", Expected::Any, vec![event("a", "1")]);
+        store.append(&tenant, one).await.unwrap();
+        let delete = DeleteStream { actor: actor(), stream: stream("s"), expected: Expected::Any };
+        let position = store.delete_stream(&tenant, delete).await.unwrap();
+        let deletion = store.record(&tenant, position).await.unwrap();
+        assert_eq!(deletion.kind, "stream_deleted");
+        assert!(is_v7(deletion.id), "{}", deletion.id);
+        store.close().await;
+        // The tenant's creation: the first leaf of the log, behind the heads of segment, frame and block.
+        let log = std::fs::read(folder.path().join("log/0000000000000001.segment")).unwrap();
+        let leaf = &log[4096 + 20 + 140 + 32 + 2..];
+        assert_eq!(leaf[..2], [1, 4], "a leaf of version 1, a tenant created");
+        let creation = Uuid::from_slice(&leaf[4..20]).unwrap();
+        assert!(is_v7(creation), "{creation}");
+    }
+}
+
 /// Positions of the events that a selection finds, over all its batches.
 async fn positions(
     store: &kimberlite_store::Store,
