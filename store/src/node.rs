@@ -297,7 +297,7 @@ impl Node {
             Ok(written) => written,
             Err(error @ WriteError::NoRoom(_)) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "nothing is written");
-                for reply in self.machine.abandon() {
+                for reply in self.machine.abandon(self.machine.commit()) {
                     send(reply, Reply::NoRoom);
                 }
                 return Ok(());
