@@ -391,3 +391,60 @@ fn check_stream(
         failed.push(FailedCondition::Stream { place, stream, expected, actual });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{record::PayloadKind, words::Hash};
+
+    const SEEN_AT: u64 = 5;
+
+    /// One event under a key that was used at time 1,000 with `request`.
+    fn under_a_used_key(request: [u8; 32]) -> PreparedAppend {
+        let known = Seen::Known(Reference([1; 16]));
+        let event_type = NameUse { name: EventType::new("t").unwrap(), seen: known };
+        let payloads = Payloads::name(PayloadKind::Data, "x");
+        let tags = Vec::new();
+        let event = PreparedEvent { id: [2; 16], client_id: false, event_type, payloads, tags };
+        let stream = StreamUse {
+            stream: StreamName::new("s").unwrap(),
+            head: None,
+            fresh: Some((Reference([3; 16]), Payloads::name(PayloadKind::StreamName, "s"))),
+            expected: Expected::Any,
+            recreate: false,
+            ids: IdState::New,
+            events: vec![event],
+        };
+        let hit = IdempotencyHit { request: [4; 32], time: 1_000, receipts: Vec::new() };
+        let payloads = Payloads::name(PayloadKind::Idempotency, "k");
+        let key = PreparedIdempotency { digest: [5; 16], request, payloads, hit: Some(hit) };
+        PreparedAppend {
+            actor: NameUse {
+                name: Actor::new("a").unwrap(),
+                seen: Seen::Known(Reference([6; 16])),
+            },
+            appends: vec![stream],
+            conditions: Vec::new(),
+            idempotency: Some(key),
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_holds_for_its_window_and_not_a_microsecond_longer() {
+        assert_eq!(IDEMPOTENCY_WINDOW_US, 7 * 24 * 60 * 60 * 1_000_000, "7 days");
+        let window = TenantWindow::new(SEEN_AT, Hash::default());
+        let (same, other) = (under_a_used_key([4; 32]), under_a_used_key([7; 32]));
+        let last = 1_000 + IDEMPOTENCY_WINDOW_US;
+        for at in [1_001, last] {
+            let replay = decide_append(&window, SEEN_AT, at, &same);
+            assert!(matches!(replay, Ok(Decision::Replay(_))), "{at}: {replay:?}");
+            let mismatch = decide_append(&window, SEEN_AT, at, &other).unwrap_err();
+            assert_eq!(mismatch, Rejection::IdempotencyMismatch.into(), "{at}");
+        }
+        for command in [&same, &other] {
+            let new = decide_append(&window, SEEN_AT, last + 1, command);
+            let Ok(Decision::Write(effects)) = new else { panic!("{new:?}") };
+            assert!(effects[0].idempotency.is_some(), "the key is kept anew");
+        }
+    }
+}
