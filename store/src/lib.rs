@@ -17,6 +17,8 @@ mod disk;
 #[cfg(test)]
 mod faults;
 mod fragment;
+#[cfg(test)]
+mod golden;
 mod index;
 mod kernel;
 mod log;
