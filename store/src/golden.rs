@@ -103,7 +103,9 @@ fn push(payloads: &mut Payloads, kind: PayloadKind, json: &str, salt: u8) {
 
 fn clear(given: &[(PayloadKind, &str, u8)]) -> Payloads {
     let mut payloads = Payloads::default();
-    given.iter().for_each(|(kind, json, salt)| push(&mut payloads, *kind, json, *salt));
+    for (kind, json, salt) in given {
+        push(&mut payloads, *kind, json, *salt);
+    }
     payloads
 }
 

@@ -4,6 +4,14 @@
 //! and the [`TenantWindow`] (what was written since, committed or in flight). It answers with effects, each of which
 //! becomes one record, or with a refusal. The contract stands in `specs/decisions/0001-kernel-contract.md`.
 
+#![warn(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic,
+    clippy::iter_over_hash_type,
+    clippy::wildcard_enum_match_arm
+)]
+
 mod command;
 mod window;
 

@@ -1,6 +1,14 @@
 //! The state that one task owns: replica, windows, the op being built, answers that wait. Sans I/O: the node and
 //! tests drive it.
 
+#![warn(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic,
+    clippy::iter_over_hash_type,
+    clippy::wildcard_enum_match_arm
+)]
+
 #[cfg(test)]
 mod model;
 
