@@ -86,7 +86,9 @@ fn bound(parameter: &mut Value) {
     if schema["type"] == "string" {
         schema["minLength"] = json!(1);
         schema["maxLength"] = json!(NAME_BYTES_MAX);
-        schema["pattern"] = json!("^[A-Za-z0-9._~@:/-]+$");
+        // Neither `.` nor `..`, said without looking ahead: not every reader of patterns can.
+        schema["pattern"] =
+            json!("^([A-Za-z0-9_~@:/-]|\\.+[A-Za-z0-9_~@:/-]|\\.{3})[A-Za-z0-9._~@:/-]*$");
     } else {
         schema["maximum"] = json!((1_u64 << 53) - 1);
     }

@@ -89,7 +89,8 @@ problems! {
          to each.";
     InvalidName = "invalid_name", 400, never, None, "A name breaks its rules",
         "A stream name has 1 to 256 bytes of [A-Za-z0-9._~@:/-], with `/` percent-encoded in a \
-         path; names that begin with `$` are reserved. A type, a tag and a subject have 1 to \
+         path; `.` and `..` are refused because no URL can address them, and names that begin \
+         with `$` are reserved. A type, a tag and a subject have 1 to \
          256 bytes of UTF-8 without control characters.";
     InvalidParameter = "invalid_parameter", 400, never, None,
         "A query parameter has a value that cannot be",
@@ -151,9 +152,9 @@ problems! {
          exist. Sending events again is recognised where all of them are in the stream with the \
          same content and in the same order.";
     Diverged = "diverged", 409, never, None, "The cursor is not of this log",
-        "This log cannot have issued the cursor: it is of another log, or of this one before it \
-         was restored from an older state. What was read with it may not be here. Start again \
-         from a position that you trust.";
+        "This log cannot have issued the cursor, or the position in a condition's `after`: it is \
+         of another log, or of this one before it was restored from an older state. What was read \
+         with it may not be here. Start again from a position that you trust.";
     StreamDeleted = "stream_deleted", 410, never, None, "The stream is deleted",
         "Its events stay in /v1/events. Appending with ?recreate=true brings it back; its \
          versions go on.";

@@ -8,6 +8,8 @@
 //! ([`Input::Written`]) is a quorum of one, and the op is committed ([`Output::Commit`]). Several ops may be in
 //! flight; they are written and commit in order. View changes, repair and messages between replicas are absent.
 
+#![warn(clippy::float_arithmetic, clippy::wildcard_enum_match_arm)]
+
 mod header;
 mod replica;
 

@@ -225,10 +225,9 @@ mod tests {
     fn request(r: &mut Replica, now_us: i64) -> Header {
         let time_us = r.stamp(now_us);
         let sections = Bytes::from(vec![0; SECTION_BYTES]);
-        match step(r, Input::Request { time_us, sections }).remove(0) {
-            Output::Write { header, .. } => header,
-            other => panic!("{other:?}"),
-        }
+        let out = step(r, Input::Request { time_us, sections });
+        let [Output::Write { header, .. }] = &out[..] else { panic!("{out:?}") };
+        header.clone()
     }
 
     fn written(r: &mut Replica, h: &Header) -> Outbox {

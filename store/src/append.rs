@@ -63,7 +63,7 @@ pub enum Condition {
     NoMatch {
         /// OR over items.
         items: Vec<MatchItem>,
-        /// Only events behind this position count.
+        /// Only events behind this position count. It must be one of the log's.
         after: Option<Position>,
     },
 }
@@ -203,6 +203,11 @@ pub enum Rejection {
     StreamDeleted(StreamName),
     /// There is no such stream to delete.
     StreamUnknown(StreamName),
+    /// A boundary's `after` is no position of this log, so nothing can be said of what lies behind it.
+    Diverged {
+        /// The position it names.
+        position: Position,
+    },
 }
 
 /// Why a command has no result.

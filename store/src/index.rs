@@ -261,7 +261,7 @@ impl TenantIndex {
 
     fn introduce_stream(&mut self, leaf: &Leaf<'_>, json: &[u8]) -> Result<(), Wrong> {
         let reference = leaf.reference(Role::Stream).ok_or("a stream name without a stream")?;
-        let name = StreamName::new(&parse::<String>(json)?).map_err(|_| "a stream name")?;
+        let name = StreamName::stored(&parse::<String>(json)?).map_err(|_| "a stream name")?;
         let derived = self.derived.as_ref();
         let mut known = self.names.recent_stream(name.as_str()).is_some();
         if let (false, Some(derived)) = (known, derived) {

@@ -4,6 +4,14 @@
 //! and the [`TenantWindow`] (what was written since, committed or in flight). It answers with effects, each of which
 //! becomes one record, or with a refusal. The contract stands in `specs/decisions/0001-kernel-contract.md`.
 
+#![warn(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic,
+    clippy::iter_over_hash_type,
+    clippy::wildcard_enum_match_arm
+)]
+
 mod command;
 mod window;
 
@@ -86,6 +94,7 @@ pub(crate) fn decide_append<'a>(
     if let Some(replay) = decide_ids(window, seen_at, command)? {
         return Ok(Decision::Replay(replay));
     }
+    check_boundaries(window, command)?;
     check_conditions(window, seen_at, command)?;
     let mut effects: Vec<Effect<'a>> =
         Vec::with_capacity(command.appends.iter().map(|a| a.events.len()).sum());
@@ -306,6 +315,18 @@ fn decide_ids(
     Ok(Some(replays))
 }
 
+/// Behind a position that the log has not reached nothing ever matches: such a boundary would guard nothing.
+fn check_boundaries(window: &TenantWindow, command: &PreparedAppend) -> Result<(), Refusal> {
+    for condition in &command.conditions {
+        if let PreparedCondition::NoMatch { after: Some(position), .. } = condition
+            && position.get() >= window.next()
+        {
+            return Err(Rejection::Diverged { position: *position }.into());
+        }
+    }
+    Ok(())
+}
+
 fn check_conditions(
     window: &TenantWindow,
     seen_at: u64,
@@ -376,5 +397,62 @@ fn check_stream(
     if !holds {
         let stream = stream.clone();
         failed.push(FailedCondition::Stream { place, stream, expected, actual });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{record::PayloadKind, words::Hash};
+
+    const SEEN_AT: u64 = 5;
+
+    /// One event under a key that was used at time 1,000 with `request`.
+    fn under_a_used_key(request: [u8; 32]) -> PreparedAppend {
+        let known = Seen::Known(Reference([1; 16]));
+        let event_type = NameUse { name: EventType::new("t").unwrap(), seen: known };
+        let payloads = Payloads::name(PayloadKind::Data, "x");
+        let tags = Vec::new();
+        let event = PreparedEvent { id: [2; 16], client_id: false, event_type, payloads, tags };
+        let stream = StreamUse {
+            stream: StreamName::new("s").unwrap(),
+            head: None,
+            fresh: Some((Reference([3; 16]), Payloads::name(PayloadKind::StreamName, "s"))),
+            expected: Expected::Any,
+            recreate: false,
+            ids: IdState::New,
+            events: vec![event],
+        };
+        let hit = IdempotencyHit { request: [4; 32], time: 1_000, receipts: Vec::new() };
+        let payloads = Payloads::name(PayloadKind::Idempotency, "k");
+        let key = PreparedIdempotency { digest: [5; 16], request, payloads, hit: Some(hit) };
+        PreparedAppend {
+            actor: NameUse {
+                name: Actor::new("a").unwrap(),
+                seen: Seen::Known(Reference([6; 16])),
+            },
+            appends: vec![stream],
+            conditions: Vec::new(),
+            idempotency: Some(key),
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_holds_for_its_window_and_not_a_microsecond_longer() {
+        assert_eq!(IDEMPOTENCY_WINDOW_US, 7 * 24 * 60 * 60 * 1_000_000, "7 days");
+        let window = TenantWindow::new(SEEN_AT, Hash::default());
+        let (same, other) = (under_a_used_key([4; 32]), under_a_used_key([7; 32]));
+        let last = 1_000 + IDEMPOTENCY_WINDOW_US;
+        for at in [1_001, last] {
+            let replay = decide_append(&window, SEEN_AT, at, &same);
+            assert!(matches!(replay, Ok(Decision::Replay(_))), "{at}: {replay:?}");
+            let mismatch = decide_append(&window, SEEN_AT, at, &other).unwrap_err();
+            assert_eq!(mismatch, Rejection::IdempotencyMismatch.into(), "{at}");
+        }
+        for command in [&same, &other] {
+            let new = decide_append(&window, SEEN_AT, last + 1, command);
+            let Ok(Decision::Write(effects)) = new else { panic!("{new:?}") };
+            assert!(effects[0].idempotency.is_some(), "the key is kept anew");
+        }
     }
 }

@@ -329,9 +329,7 @@ impl Node {
     fn write(&mut self) -> Result<(), Broken> {
         if self.machine.has_records() && self.checkpoints.overdue() {
             tracing::error!("nothing is written while no checkpoint can be");
-            for reply in self.machine.abandon() {
-                send(reply, Reply::NoRoom);
-            }
+            self.refuse_for_room();
             return Ok(());
         }
         let Some(sealed) = self.machine.seal() else { return Ok(()) };
@@ -340,9 +338,7 @@ impl Node {
             Ok(written) => written,
             Err(error @ WriteError::NoRoom(_)) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "nothing is written");
-                for reply in self.machine.abandon() {
-                    send(reply, Reply::NoRoom);
-                }
+                self.refuse_for_room();
                 return Ok(());
             }
             Err(error @ WriteError::Fatal(_)) => {
@@ -359,6 +355,13 @@ impl Node {
         }
         self.dirty_since.get_or_insert_with(Instant::now);
         Ok(())
+    }
+
+    /// The commands of the op being built are not carried out.
+    fn refuse_for_room(&mut self) {
+        for reply in self.machine.abandon(self.machine.commit()) {
+            send(reply, Reply::NoRoom);
+        }
     }
 
     fn apply(

@@ -153,7 +153,7 @@ pub struct StreamInfo {
     pub version: Version,
     /// The first version that a reader of the stream sees (later than 0 once it was deleted and recreated).
     pub first_version: Version,
-    /// Commit time of its first event.
+    /// Commit time of its first visible event, which has `first_version`; of a deleted stream, as it was before.
     pub first_time: Timestamp,
     /// Commit time of its last event.
     pub last_time: Timestamp,

@@ -70,7 +70,7 @@ pub(crate) fn delete(
     };
     let prepared = PreparedDelete {
         actor,
-        id: rand::random(),
+        id: uuid::Uuid::now_v7().into_bytes(),
         stream: command.stream.clone(),
         head: stream_head(tenant, &command.stream)?,
         expected: command.expected,

@@ -128,10 +128,50 @@ impl Timestamp {
         self.0
     }
 
-    /// From RFC 3339 with any offset; finer than a microsecond is cut off.
+    /// From RFC 3339 with any offset, years 0000 to 9999, also in UTC; finer than a microsecond is cut off.
     pub fn parse(text: &str) -> Option<Self> {
-        text.parse::<jiff::Timestamp>().ok().map(|t| Self(t.as_microsecond()))
+        // jiff reads more than RFC 3339: signed years, times without seconds, zones in brackets.
+        if !is_rfc3339(text.as_bytes()) {
+            return None;
+        }
+        let time = text.parse::<jiff::Timestamp>().ok()?;
+        // An offset may lead out of year 0000, which has no way to be written; 9999 is as far as jiff goes.
+        (time >= YEAR_ZERO).then(|| Self(time.as_microsecond()))
     }
+}
+
+/// 0000-01-01T00:00:00Z.
+const YEAR_ZERO: jiff::Timestamp = jiff::Timestamp::constant(-62_167_219_200, 0);
+
+/// Whether a text has the form of RFC 3339's `date-time`; its numbers may still be no date.
+fn is_rfc3339(text: &[u8]) -> bool {
+    let Some((front, rest)) = text.split_at_checked("0000-00-00T00:00:00".len()) else {
+        return false;
+    };
+    let rest = match rest.strip_prefix(b".") {
+        Some(fraction) => {
+            let digits = fraction.iter().take_while(|b| b.is_ascii_digit()).count();
+            if digits == 0 {
+                return false;
+            }
+            &fraction[digits..]
+        }
+        None => rest,
+    };
+    has_form(front, b"0000-00-00T00:00:00") && is_offset(rest)
+}
+
+fn is_offset(text: &[u8]) -> bool {
+    let numeric = has_form(text, b"+00:00") || has_form(text, b"-00:00");
+    has_form(text, b"Z") || (numeric && text[1..3] < b"24"[..] && text[4] < b'6')
+}
+
+/// Whether a text has digits where `form` has zeros, and else the same characters, letters in either case.
+fn has_form(text: &[u8], form: &[u8]) -> bool {
+    let same = |(t, f): (&u8, &u8)| {
+        if *f == b'0' { t.is_ascii_digit() } else { t.eq_ignore_ascii_case(f) }
+    };
+    text.len() == form.len() && text.iter().zip(form).all(same)
 }
 
 impl fmt::Display for Timestamp {
@@ -154,6 +194,9 @@ pub enum NameError {
     /// A byte that this kind of name does not allow.
     #[error("holds a character that is not allowed here")]
     Character,
+    /// `.` and `..` mean folders in a URL's path, so a stream of that name could not be addressed.
+    #[error("is '.' or '..', which no URL can address")]
+    Dots,
     /// Names that start with `$` belong to the system.
     #[error("starts with '$', which is reserved")]
     Reserved,
@@ -211,7 +254,11 @@ fn stream_characters(text: &str) -> Result<(), NameError> {
         return Err(NameError::Reserved);
     }
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"._~@:/-".contains(&b);
-    if text.bytes().all(fits) { Ok(()) } else { Err(NameError::Character) }
+    match text {
+        "." | ".." => Err(NameError::Dots),
+        _ if text.bytes().all(fits) => Ok(()),
+        _ => Err(NameError::Character),
+    }
 }
 
 fn tenant_characters(text: &str) -> Result<(), NameError> {
@@ -223,10 +270,32 @@ fn tenant_characters(text: &str) -> Result<(), NameError> {
 }
 
 name!(
-    /// A stream's name: 1 to 256 bytes of `[A-Za-z0-9._~@:/-]`.
+    /// A stream's name: 1 to 256 bytes of `[A-Za-z0-9._~@:/-]`, but not `.` or `..`.
     StreamName,
     stream_characters
 );
+
+impl StreamName {
+    /// Takes a name that is in the log: names that an earlier version allowed stay names.
+    pub(crate) fn stored(text: &str) -> Result<Self, NameError> {
+        match Self::new(text) {
+            Err(NameError::Dots) => Ok(Self(Arc::from(text))),
+            checked => checked,
+        }
+    }
+
+    /// Checks what names of streams may start with; `.` and `..` may stand there.
+    ///
+    /// # Errors
+    /// [`NameError`] names the rule that `text` breaks.
+    pub fn check_prefix(text: &str) -> Result<(), NameError> {
+        match Self::new(text) {
+            Ok(_) | Err(NameError::Dots) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 name!(
     /// An event's type: 1 to 256 bytes of UTF-8 without control characters.
     EventType,
@@ -258,6 +327,13 @@ mod tests {
         assert_eq!(StreamName::new("$system"), Err(NameError::Reserved));
         assert_eq!(StreamName::new("a b"), Err(NameError::Character));
         assert_eq!(StreamName::new(&"a".repeat(257)), Err(NameError::TooLong));
+        for dots in [".", ".."] {
+            assert_eq!(StreamName::new(dots), Err(NameError::Dots));
+            assert_eq!(StreamName::check_prefix(dots), Ok(()));
+        }
+        assert!(StreamName::stored("..").is_ok() && StreamName::stored("$a").is_err());
+        assert!(StreamName::new("...").is_ok() && StreamName::new("a/..").is_ok());
+        assert_eq!(StreamName::check_prefix("a b"), Err(NameError::Character));
         assert!(StreamName::new("github/octo-org:x@y~z._1").is_ok());
         assert_eq!(EventType::new("a\nb"), Err(NameError::Character));
         assert!(EventType::new("Größe").is_ok());
@@ -269,6 +345,55 @@ mod tests {
         let t = Timestamp::parse("2026-11-22T10:59:58.1234567+01:00").unwrap();
         assert_eq!(t.to_string(), "2026-11-22T09:59:58.123456Z");
         assert!(Timestamp::parse("2026-11-22").is_none());
+    }
+
+    #[test]
+    fn times_are_rfc_3339_and_nothing_else() {
+        let check = |text: &str, shown: Option<&str>| {
+            let time = Timestamp::parse(text).map(|t| t.to_string());
+            assert_eq!(time.as_deref(), shown, "{text}");
+        };
+        check("2026-06-30T23:59:00Z", Some("2026-06-30T23:59:00.000000Z"));
+        check("2026-06-30t23:59:00.5z", Some("2026-06-30T23:59:00.500000Z"));
+        check("2026-06-30T23:59:00.123456789-02:30", Some("2026-07-01T02:29:00.123456Z"));
+        check("2026-06-30T23:59:00-00:00", Some("2026-06-30T23:59:00.000000Z"));
+        check("2024-02-29T00:00:00+23:59", Some("2024-02-28T00:01:00.000000Z"));
+        // A leap second is the one before it: a day has no room for it.
+        check("2016-12-31T23:59:60Z", Some("2016-12-31T23:59:59.000000Z"));
+        check("0000-01-01T00:00:00Z", Some("0000-01-01T00:00:00.000000Z"));
+        check("9999-12-30T22:00:00Z", Some("9999-12-30T22:00:00.000000Z"));
+        for refused in [
+            "",
+            "2026-06-30",
+            "2026-06-30T23:59Z",
+            "2026-06-30T23Z",
+            "2026-06-30T23:59:00",
+            "2026-06-30 23:59:00Z",
+            "2026-06-30T23:59:00,5Z",
+            "2026-06-30T23:59:00.Z",
+            "20260630T235900Z",
+            "2026-W27-2T23:59:00Z",
+            "2026-06-30T23:59:00+02",
+            "2026-06-30T23:59:00+0200",
+            "2026-06-30T23:59:00+02:00:30",
+            "2026-06-30T23:59:00+24:00",
+            "2026-06-30T23:59:00+02:60",
+            "2026-06-30T23:59:00+02:00[Europe/Berlin]",
+            "2026-06-30T23:59:00Z[u-ca=hebrew]",
+            " 2026-06-30T23:59:00Z",
+            "2026-06-30T23:59:00Z ",
+            "2026-02-29T00:00:00Z",
+            "2026-06-30T24:00:00Z",
+            "2026-06-30T23:60:00Z",
+            "-000001-01-01T00:00:00Z",
+            "+002026-01-01T00:00:00Z",
+            "0000-01-01T00:00:00+00:01",
+            "9999-12-31T23:59:59-23:59",
+            "2026-06-30T23:59:00\u{2212}02:00",
+            "\u{ff12}026-06-30T23:59:00Z",
+        ] {
+            check(refused, None);
+        }
     }
 
     #[test]

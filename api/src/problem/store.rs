@@ -93,6 +93,10 @@ impl From<Rejection> for Problem {
             Rejection::StreamUnknown(stream) => {
                 Self::new(Code::StreamUnknown, format!("There is no stream {stream}."))
             }
+            Rejection::Diverged { position } => Self::new(
+                Code::Diverged,
+                format!("`after` names position {position}, which this log has not reached."),
+            ),
         }
     }
 }

@@ -77,7 +77,9 @@ impl Asked {
         }
         let prefix = query.one("stream_prefix")?.filter(|p| !p.is_empty());
         let prefix = prefix.map(|p| {
-            StreamName::new(&p).map(|_| p.into_owned()).map_err(|e| wrong("stream_prefix", e))
+            StreamName::check_prefix(&p)
+                .map(|()| p.into_owned())
+                .map_err(|e| wrong("stream_prefix", e))
         });
         let mut asked = Self::read(query, Source::Log)?;
         asked.selection.filter.stream_prefix = prefix.transpose()?;

@@ -33,7 +33,8 @@ pub(crate) struct StreamBody {
     stream: String,
     /// Version of its last event.
     version: u64,
-    /// Commit time of its first event.
+    /// Commit time of its first visible event: of a stream that was deleted and recreated, of the
+    /// first one since.
     #[schema(format = DateTime)]
     first_time: String,
     /// Commit time of its last event.
@@ -86,18 +87,19 @@ pub(crate) async fn list_streams(
 ) -> Result<Response, Problem> {
     let mut query = Query::parse(request.uri().query())?;
     let name = |name, text: Option<std::borrow::Cow<'_, str>>| {
-        let text = text.filter(|t| !t.is_empty());
-        text.map(|t| StreamName::new(&t).map_err(|e| invalid(name, e.to_string()))).transpose()
+        let Some(text) = text.filter(|t| !t.is_empty()) else { return Ok(None) };
+        StreamName::check_prefix(&text).map_err(|e| invalid(name, e.to_string()))?;
+        Ok::<_, Problem>(Some(text.into_owned()))
     };
     let prefix = name("prefix", query.one("prefix")?)?;
     let after = name("after", query.one("after")?)?;
     let limit = limit(&mut query)?.unwrap_or(PAGE_EVENTS);
     query.finish()?;
     conditions::refuse(request.headers(), Refused::KeyAndConditions)?;
-    let prefix = prefix.as_ref().map_or("", StreamName::as_str);
+    let prefix = prefix.as_deref().unwrap_or_default();
     // One more than asked for says whether there is a next page.
-    let behind = after.as_ref().map(StreamName::to_string);
-    let mut found = app.store.streams(&app.tenant, prefix.to_owned(), behind, limit + 1).await?;
+    let mut found =
+        app.store.streams(&app.tenant, prefix.to_owned(), after.clone(), limit + 1).await?;
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|last| {

@@ -77,7 +77,8 @@ struct ConditionBody<'a> {
     /// No event may match this (a dynamic consistency boundary).
     #[serde(borrow, default)]
     fail_if_events_match: Option<MatchBody<'a>>,
-    /// Only events behind this position count.
+    /// Only events behind this position count. One that the log has not reached is refused with
+    /// 409 `diverged`.
     #[serde(default)]
     after: Option<u64>,
 }

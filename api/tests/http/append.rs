@@ -105,6 +105,12 @@ async fn a_transaction_names_every_failed_condition_or_writes_all() {
     assert_eq!((&done["first_position"], &done["last_position"]), (&json!(1), &json!(3)));
     let asked = json!({"conditions": [{"stream": "a", "expected": "exists"}]}).to_string();
     assert_eq!(client.post("/v1/transactions", asked).await.ok(200)["position"], 3);
+    for after in [4, 99_999] {
+        let beyond = json!({ "conditions": [boundary(Some(after))] }).to_string();
+        client.post("/v1/transactions", beyond).await.problem(409, "diverged");
+    }
+    let head = json!({ "conditions": [boundary(Some(3))] }).to_string();
+    assert_eq!(client.post("/v1/transactions", head).await.ok(200)["position"], 3);
 }
 
 #[tokio::test]

@@ -226,5 +226,7 @@ async fn people_and_machines_find_their_pages() {
     for name in ["_bucket{", "idempotency", "# EOF"] {
         assert!(metrics.text().contains(name), "{name}: {}", metrics.text());
     }
+    // The window that the kernel goes by: 7 days.
+    assert!(metrics.text().contains("kimberlite_idempotency_window_seconds 604800\n"));
     assert!(!metrics.text().contains("/nothing"), "paths are not labels");
 }

@@ -42,6 +42,12 @@ async fn bad_bodies_get_the_right_problem_and_write_nothing() {
             "invalid_body",
             Some("/events/0/occurred_at"),
         ),
+        (
+            event("\"occurred_at\":\"2026-06-30T23:59Z\""),
+            400,
+            "invalid_body",
+            Some("/events/0/occurred_at"),
+        ),
         (event("\"metadata\":[1]"), 400, "invalid_body", Some("/events/0/metadata")),
         (event("\"data\":{\"a\":1,\"a\":2}"), 400, "malformed_json", None),
         (event("\"data\":{\"a\":1,\"\\u0061\":2}"), 400, "malformed_json", None),
@@ -116,6 +122,15 @@ async fn bad_names_and_parameters_are_refused() {
     for name in ["$cluster", "a%20b", "%C3%A4", &long, "a%00b"] {
         let path = format!("/v1/streams/{name}/events");
         client.post(&path, event("\"data\":1")).await.problem(400, "invalid_name");
+    }
+    // No path can name these, a body can.
+    for name in [".", ".."] {
+        let appends = json!({"appends": [{"stream": name, "events": [{"type": "t"}]}]});
+        let refused = client.post("/v1/transactions", appends.to_string()).await;
+        let problem = refused.problem(400, "invalid_name");
+        assert_eq!(problem["errors"][0]["pointer"], "/appends/0/stream");
+        client.get(&format!("/v1/streams?prefix={name}")).await.ok(200);
+        client.get(&format!("/v1/events?stream_prefix={name}")).await.ok(200);
     }
     let bad_utf8 = client.get("/v1/streams/%ff/events").await;
     assert_eq!(bad_utf8.status, 400, "{}", bad_utf8.text());

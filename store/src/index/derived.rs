@@ -442,7 +442,7 @@ impl Derived {
             Ok(rows)
         })?;
         let named = |(name, id): (Vec<u8>, u32)| {
-            Ok((StreamName::new(text(&name)?).map_err(|_| unreadable())?, id))
+            Ok((StreamName::stored(text(&name)?).map_err(|_| unreadable())?, id))
         };
         rows.into_iter().map(named).collect()
     }
@@ -586,7 +586,7 @@ fn decode_state(row: &[u8]) -> Result<StreamState, ReadError> {
         visible_from: u64_at(24),
         deleted: fixed[32] != 0,
     };
-    let name = StreamName::new(text(name)?).map_err(|_| unreadable())?;
+    let name = StreamName::stored(text(name)?).map_err(|_| unreadable())?;
     let (first_time, last_time) = (u64_at(33).cast_signed(), u64_at(41).cast_signed());
     Ok(StreamState { name, head, first_time, last_time })
 }

@@ -109,6 +109,11 @@ impl TenantWindow {
     }
 
     /// The oldest op in flight, if it is `op`, is committed.
+    #[expect(
+        clippy::disallowed_methods,
+        clippy::iter_over_hash_type,
+        reason = "from map to map: the order shows nowhere"
+    )]
     pub(crate) fn commit(&mut self, op: u64) {
         if self.overlay.front().is_none_or(|w| w.op != op) {
             return;
@@ -130,6 +135,11 @@ impl TenantWindow {
     }
 
     /// Drops the oldest committed op.
+    #[expect(
+        clippy::disallowed_methods,
+        clippy::iter_over_hash_type,
+        reason = "keys are removed: the order shows nowhere"
+    )]
     fn forget(&mut self) {
         let Some(old) = self.committed.pop_front() else { return };
         self.base = old.next;

@@ -1,6 +1,14 @@
 //! The state that one task owns: replica, windows, the op being built, answers that wait. Sans I/O: the node and
 //! tests drive it.
 
+#![warn(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::float_arithmetic,
+    clippy::iter_over_hash_type,
+    clippy::wildcard_enum_match_arm
+)]
+
 #[cfg(test)]
 mod model;
 
@@ -358,17 +366,23 @@ impl<R> Machine<R> {
         }
     }
 
-    /// Everything behind the last committed op never happened; returns whose answers are void.
-    pub(crate) fn abandon(&mut self) -> Vec<R> {
-        let after = self.replica.commit();
+    /// The last committed op.
+    pub(crate) fn commit(&self) -> Op {
+        self.replica.commit()
+    }
+
+    /// Everything behind `after` never happened, the op being built included; returns whose answers are void.
+    /// What waits for no op is void too: it may rest on one that is gone.
+    pub(crate) fn abandon(&mut self, after: Op) -> Vec<R> {
         self.replica.step(Input::Abandoned { after }, &mut Outbox::new());
         for window in self.windows.values_mut() {
             window.abandon(after.0);
         }
         self.building.clear();
         (self.building_records, self.building_bytes) = (0, 0);
-        let in_flight = std::mem::take(&mut self.in_flight).into_iter().flat_map(|f| f.answers);
-        in_flight.chain(std::mem::take(&mut self.waiting)).map(|(reply, _)| reply).collect()
+        let stays = self.in_flight.partition_point(|f| f.header.op <= after);
+        let gone = self.in_flight.split_off(stays).into_iter().flat_map(|f| f.answers);
+        gone.chain(std::mem::take(&mut self.waiting)).map(|(reply, _)| reply).collect()
     }
 
     /// The superblock to write when it no longer says what is committed.

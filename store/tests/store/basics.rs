@@ -156,6 +156,26 @@ async fn a_boundary_lets_one_of_many_through() {
 }
 
 #[tokio::test]
+async fn a_boundary_behind_a_position_that_the_log_has_not_reached_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, tenant) = open(folder.path()).await;
+    let alone = |after| Append { appends: Vec::new(), ..seat(&["seat:12A"], Some(after)) };
+    for records in 0..3 {
+        for after in [records, records + 1, 99_999] {
+            let position = Position::new(after).unwrap();
+            let refused = rejection(store.append(&tenant, alone(after)).await);
+            assert_eq!(refused, Rejection::Diverged { position });
+        }
+        if let Some(head) = records.checked_sub(1) {
+            let held = store.append(&tenant, alone(head)).await.unwrap();
+            assert_eq!(held.position, Position::new(head));
+        }
+        let other = vec![event("other", "1")];
+        store.append(&tenant, append("s", Expected::Any, other)).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_idempotency_key_replays_its_first_receipts() {
     let folder = tempfile::tempdir().unwrap();
     let (store, tenant) = open(folder.path()).await;
@@ -247,6 +267,51 @@ async fn a_deleted_stream_is_gone_until_it_is_recreated() {
     assert_eq!(all.matches("\"stream_deleted\":true").count(), 3);
     let info = store.stream(&tenant, &stream("s")).unwrap().unwrap();
     assert_eq!((info.version, info.first_version, info.deleted), (version(3), version(3), false));
+}
+
+#[tokio::test]
+async fn the_first_time_of_a_stream_is_that_of_its_first_visible_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, tenant) = open(folder.path()).await;
+    let mut times = Vec::new();
+    for recreate in [false, false, true, true] {
+        if times.len() == 2 {
+            let delete =
+                DeleteStream { actor: actor(), stream: stream("s"), expected: Expected::Any };
+            store.delete_stream(&tenant, delete).await.unwrap();
+            let info = store.stream(&tenant, &stream("s")).unwrap().unwrap();
+            assert_eq!((info.first_time, info.last_time), (times[0], times[1]));
+        }
+        let mut one = append("s", Expected::Any, vec![event("a", "1")]);
+        one.appends[0].recreate = recreate;
+        times.push(store.append(&tenant, one).await.unwrap().receipts[0].time);
+    }
+    let info = store.stream(&tenant, &stream("s")).unwrap().unwrap();
+    assert_eq!((info.first_time, info.last_time), (times[2], times[3]));
+}
+
+#[tokio::test]
+async fn records_that_are_no_events_have_uuids_too() {
+    let is_v7 = |id: Uuid| (id.get_version_num(), id.get_variant()) == (7, uuid::Variant::RFC4122);
+    // The ids are random: one try in 64 would pass by chance.
+    for _ in 0..8 {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, tenant) = open(folder.path()).await;
+        let one = append("s", Expected::Any, vec![event("a", "1")]);
+        store.append(&tenant, one).await.unwrap();
+        let delete = DeleteStream { actor: actor(), stream: stream("s"), expected: Expected::Any };
+        let position = store.delete_stream(&tenant, delete).await.unwrap();
+        let deletion = store.record(&tenant, position).await.unwrap();
+        assert_eq!(deletion.kind, "stream_deleted");
+        assert!(is_v7(deletion.id), "{}", deletion.id);
+        store.close().await;
+        // The tenant's creation: the first leaf of the log, behind the heads of segment, frame and block.
+        let log = std::fs::read(folder.path().join("log/0000000000000001.segment")).unwrap();
+        let leaf = &log[4096 + 20 + 140 + 32 + 2..];
+        assert_eq!(leaf[..2], [1, 4], "a leaf of version 1, a tenant created");
+        let creation = Uuid::from_slice(&leaf[4..20]).unwrap();
+        assert!(is_v7(creation), "{creation}");
+    }
 }
 
 /// Positions of the events that a selection finds, over all its batches.

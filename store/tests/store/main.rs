@@ -1,6 +1,11 @@
 //! The store through its public face, on real files.
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "`clippy.toml` speaks of the kernel"
+)]
 
 mod basics;
 mod damage;

@@ -1,16 +1,18 @@
 //! Random commands against a naive model: the same answers, whatever is in flight, abandoned or restarted.
 
+mod random;
+
 use std::{collections::HashSet, sync::Arc};
 
-use kimberlite_consensus::{Recovered, Replica, Superblock};
+use kimberlite_consensus::{Op, Recovered, Replica, Superblock};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 
 use super::{Answer, Machine, Sealed};
 use crate::{
     append::{
-        Actual, Append, Condition, DeleteStream, Expected, FailedCondition, Idempotency, MatchItem,
-        NewEvent, Place, Rejection, StreamAppend,
+        Actual, Append, Condition, DeleteStream, Expected, FailedCondition, NewEvent, Place,
+        Rejection, StreamAppend,
     },
     checkpoint::{Behind, Checkpoints, Due},
     disk::{Disk, simulated::SimulatedDisk},
@@ -18,10 +20,10 @@ use crate::{
     kernel::{Prepared, PreparedCommand, Refusal},
     log::{Log, recovery},
     node::{SYSTEM, Tenants, apply},
+    opening::recover,
     resolve,
-    store::recover,
     tenant::TenantShared,
-    words::{Actor, EventType, Position, StreamName, Tag, Version},
+    words::{Position, StreamName, Version},
 };
 
 /// One event as the model knows it.
@@ -77,7 +79,7 @@ impl Model {
             match record {
                 Record::Event(e) if e.stream == stream => head = Some((e.version, false)),
                 Record::Deleted(s) if *s == stream => head = head.map(|(v, _)| (v, true)),
-                _ => {}
+                Record::Event(_) | Record::Deleted(_) => {}
             }
         }
         head
@@ -152,6 +154,13 @@ impl Model {
         }
         if let Some(replay) = self.ids(append)? {
             return Ok((replay, true));
+        }
+        for condition in &append.conditions {
+            if let Condition::NoMatch { after: Some(position), .. } = condition
+                && position.get() >= self.records.len() as u64
+            {
+                return Err(Rejection::Diverged { position: *position });
+            }
         }
         let mut failed = Vec::new();
         for (i, a) in append.appends.iter().enumerate() {
@@ -341,6 +350,18 @@ impl World {
         answers
     }
 
+    /// Drops all but the first `stays` of the ops in flight; returns whose answers are void.
+    fn abandon_behind(&mut self, stays: usize) -> HashSet<u64> {
+        let after = Op(self.machine.commit().0 + stays as u64);
+        self.pipeline.truncate(stays);
+        self.machine.abandon(after).into_iter().collect()
+    }
+
+    /// Whether an answer is still to come with an op in flight.
+    fn waits(&self, reply: u64) -> bool {
+        self.machine.in_flight.iter().flat_map(|f| &f.answers).any(|(r, _)| *r == reply)
+    }
+
     /// Everything that is committed, as the model would have it.
     fn records(&self) -> Vec<Record> {
         let count = self.tenant.index.read().count;
@@ -383,72 +404,6 @@ fn expectation(answer: &Answer) -> Option<Expectation> {
     }
 }
 
-fn random_command(rng: &mut StdRng) -> Command {
-    let stream =
-        |rng: &mut StdRng| StreamName::new(&format!("s{}", rng.random_range(0..4))).unwrap();
-    let expected = |rng: &mut StdRng| match rng.random_range(0..8) {
-        0 => Expected::None,
-        1 => Expected::Exists,
-        2 | 3 => Expected::Version(Version::new(rng.random_range(0..6)).unwrap()),
-        _ => Expected::Any,
-    };
-    let actor = Actor::new(["one", "two"][rng.random_range(0..2)]).unwrap();
-    if rng.random_range(0..12) == 0 {
-        let (stream, expected) = (stream(rng), expected(rng));
-        return Command::Delete(DeleteStream { actor, stream, expected });
-    }
-    let mut used = HashSet::new();
-    let mut ids = HashSet::new();
-    let mut appends = Vec::new();
-    for _ in 0..[1, 1, 1, 2, 3][rng.random_range(0..5)] {
-        let stream = stream(rng);
-        if !used.insert(stream.clone()) {
-            continue;
-        }
-        let events = (0..rng.random_range(1..4)).map(|_| {
-            let id = rng.random_range(0..40_u128);
-            let id = (id < 20 && ids.insert(id)).then(|| Uuid::from_u128(id + 1));
-            NewEvent {
-                id,
-                event_type: EventType::new(["a", "b", "c"][rng.random_range(0..3)]).unwrap(),
-                data: Some(format!("{}", rng.random_range(0..2)).into()),
-                metadata: None,
-                occurred_at: None,
-                tags: (0..2)
-                    .filter(|_| rng.random_bool(0.3))
-                    .map(|t| Tag::new(&format!("t{t}")).unwrap())
-                    .collect(),
-            }
-        });
-        let events = events.collect();
-        let recreate = rng.random_bool(0.3);
-        appends.push(StreamAppend { stream, expected: expected(rng), recreate, events });
-    }
-    let mut conditions = Vec::new();
-    if rng.random_bool(0.15) {
-        conditions.push(Condition::Stream { stream: stream(rng), expected: expected(rng) });
-    }
-    if rng.random_bool(0.2) {
-        let item = MatchItem {
-            types: vec![EventType::new(["a", "b", "new"][rng.random_range(0..3)]).unwrap()],
-            tags: (0..2)
-                .filter(|_| rng.random_bool(0.5))
-                .map(|t| Tag::new(&format!("t{t}")).unwrap())
-                .collect(),
-        };
-        let after = rng.random_bool(0.7).then(|| Position::new(rng.random_range(0..60)).unwrap());
-        conditions.push(Condition::NoMatch { items: vec![item], after });
-    }
-    let idempotency = rng.random_bool(0.25).then(|| Idempotency {
-        key: format!("k{}", rng.random_range(0..12)),
-        route: "append",
-        request_digest: [rng.random_range(0..2); 32],
-    });
-    // Keys belong to one actor: with two of them, the model would need to know that too.
-    let actor = if idempotency.is_some() { Actor::new("one").unwrap() } else { actor };
-    Command::Append(Append { actor, appends, conditions, idempotency })
-}
-
 /// Ids that the server made are not the model's business.
 fn without_made_ids(records: Vec<Record>) -> Vec<Record> {
     let strip = |r| match r {
@@ -473,11 +428,16 @@ fn same(real: &Expectation, model: &Expectation) -> bool {
     }
 }
 
-/// Runs one seed; returns how often something was abandoned, stale, restarted, replayed, refused.
-fn run(seed: u64) -> [usize; 5] {
+fn diverged(answer: &Expectation) -> bool {
+    matches!(answer, Expectation::Refused(Rejection::Diverged { .. }))
+}
+
+/// Runs one seed; returns how often something was abandoned, stale, restarted, replayed, refused, diverged,
+/// abandoned in part.
+fn run(seed: u64) -> [usize; 7] {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut world = start(SimulatedDisk::new());
-    let mut counts = [0; 5];
+    let mut counts = [0; 7];
     // The model with everything in flight, and as it was after each op that is in flight.
     let mut model = Model::default();
     let mut committed = Model::default();
@@ -491,7 +451,7 @@ fn run(seed: u64) -> [usize; 5] {
         clock += rng.random_range(0..3);
         match rng.random_range(0..100) {
             0..35 => {
-                let command = random_command(&mut rng);
+                let command = random::command(&mut rng);
                 let prepared = world.resolve(&command);
                 resolved.push((command, prepared));
             }
@@ -514,6 +474,7 @@ fn run(seed: u64) -> [usize; 5] {
                         );
                         counts[3] += usize::from(matches!(real, Expectation::Appended(_, true)));
                         counts[4] += usize::from(matches!(real, Expectation::Refused(_)));
+                        counts[5] += usize::from(diverged(&real));
                         expected.push((next, real));
                     }
                 }
@@ -535,16 +496,17 @@ fn run(seed: u64) -> [usize; 5] {
                 assert_eq!(count, committed.records.len() as u64, "seed {seed}");
             }
             95..98 => {
-                // A view change drops what is not committed: none of it may have been shown.
-                for reply in world.machine.abandon() {
-                    assert!(!answered.contains(&reply), "seed {seed}: an answer was given twice");
-                    expected.retain(|(r, _)| *r != reply);
-                }
-                assert!(expected.is_empty(), "seed {seed}: all answers that wait are void");
-                world.pipeline.clear();
-                sealed_models.clear();
-                model = committed.clone();
+                // A view change drops a suffix of what is not committed: none of it may have been shown.
+                let stays = rng.random_range(0..=world.pipeline.len());
+                let void = world.abandon_behind(stays);
+                assert!(void.is_disjoint(&answered), "seed {seed}: a void answer was given");
+                expected.retain(|(reply, _)| !void.contains(reply));
+                let waits = |(reply, _): &(u64, _)| world.waits(*reply);
+                assert!(expected.iter().all(waits), "seed {seed}: answers of ops that stay, stay");
+                sealed_models.truncate(stays);
+                model = sealed_models.last().unwrap_or(&committed).clone();
                 counts[0] += 1;
+                counts[6] += usize::from(stays > 0);
             }
             98 => {
                 let disk = Arc::clone(&world.disk);
@@ -583,12 +545,13 @@ fn take(
 
 #[test]
 fn random_commands_are_answered_as_a_naive_model_answers_them() {
-    let mut totals = [0; 5];
+    let mut totals = [0; 7];
     for seed in 0..150 {
         let counts = run(seed);
         totals.iter_mut().zip(counts).for_each(|(t, c)| *t += c);
     }
-    let names = ["abandoned", "stale", "restarted", "replayed", "refused"];
+    let names =
+        ["abandoned", "stale", "restarted", "replayed", "refused", "diverged", "abandoned in part"];
     for (name, total) in names.iter().zip(totals) {
         assert!(total > 50, "{name} came up {total} times only");
     }
