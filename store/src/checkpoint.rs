@@ -40,7 +40,7 @@ pub(crate) struct Due {
 
 impl Due {
     /// Beyond so many times of this, while a checkpoint cannot be written, nothing more is taken in.
-    const OVERDUE: u64 = 4;
+    const OVERDUE: u64 = 2;
 }
 
 /// One tenant, frozen.

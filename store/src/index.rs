@@ -116,7 +116,8 @@ impl TenantIndex {
         View { slices: Arc::clone(&self.slices), count: self.count }
     }
 
-    /// Takes in one op's section. Leaves, chain and names are checked; with `commitments`, payloads too.
+    /// Takes in one op's section. Leaves, chain, names and payloads are checked, but where the records' `hashes` are
+    /// given: then the section was made from them just now.
     ///
     /// # Errors
     /// Where in the frame, and what does not hold: nothing of the section is taken then. Or the database failed.
@@ -126,15 +127,14 @@ impl TenantIndex {
         offset: u64,
         section: Section,
         runs: &SectionRuns,
-        commitments: bool,
+        hashes: Option<&[Hash]>,
     ) -> Result<(), ReadError> {
         let damage = |what| Damage { file: segment.name.clone(), offset, what };
         if section.first_position != self.count {
             let what = "a section does not begin where the tenant's log ends";
             return Err(damage(what).into());
         }
-        let checked =
-            check_section(&section, runs, self.chain_head, commitments).map_err(damage)?;
+        let checked = check_section(&section, runs, self.chain_head, hashes).map_err(damage)?;
         let part = self.part_for(segment);
         let mut rows = part.rows.write();
         for record in checked {
@@ -259,16 +259,12 @@ impl TenantIndex {
         Ok(Some(id))
     }
 
-    fn introduce_stream(&mut self, leaf: &Leaf<'_>, json: &[u8]) -> Result<(), Wrong> {
+    fn introduce_stream(&mut self, leaf: &Leaf<'_>, json: &[u8]) -> Result<(), &'static str> {
         let reference = leaf.reference(Role::Stream).ok_or("a stream name without a stream")?;
         let name = StreamName::stored(&parse::<String>(json)?).map_err(|_| "a stream name")?;
-        let derived = self.derived.as_ref();
-        let mut known = self.names.recent_stream(name.as_str()).is_some();
-        if let (false, Some(derived)) = (known, derived) {
-            known = derived.stream_id(name.as_str()).map_err(Wrong::Read)?.is_some();
-        }
-        if known || self.names.touch(reference, derived).map_err(Wrong::Read)?.is_some() {
-            return Err("a stream is named twice".into());
+        // That older streams have another name is what the kernel decides by; looking here again would cost reads.
+        if self.names.recent_stream(name.as_str()).is_some() {
+            return Err("a stream is named twice");
         }
         self.names.add_stream(name, reference);
         Ok(())
@@ -340,7 +336,7 @@ fn check_section<'a>(
     section: &Section,
     runs: &'a SectionRuns,
     mut previous: Hash,
-    commitments: bool,
+    hashes: Option<&[Hash]>,
 ) -> Result<Vec<Checked<'a>>, &'static str> {
     let mut records = Vec::with_capacity((section.records as usize).min(runs.leaves.len() / 36));
     let mut at = 0;
@@ -356,12 +352,15 @@ fn check_section<'a>(
         let payloads_at = runs.payloads.len() - run.len();
         for (_, commitment) in leaf.payloads() {
             let entry = Entry::take(&mut run)?;
-            if commitments && !entry.matches(commitment) {
+            if hashes.is_none() && !entry.matches(commitment) {
                 return Err("a payload does not match its commitment");
             }
         }
         let payloads = &before[..before.len() - run.len()];
-        previous = leaf_hash(bytes, previous);
+        previous = match hashes.and_then(|known| known.get(records.len())) {
+            Some(known) => *known,
+            None => leaf_hash(bytes, previous),
+        };
         records.push(Checked {
             leaf,
             leaf_at,

@@ -410,13 +410,13 @@ fn apply<R>(
     let head = FrameHead::decode(&committed.frame).expect("this frame was encoded here");
     let mut at = head.body_at;
     let mut records = 0;
-    for section in Section::all(&committed.header) {
+    for (section, hashes) in Section::all(&committed.header).zip(&committed.hashes) {
         let runs = read_section(&committed.frame, &mut at, section.leaves_bytes as usize)
             .expect("this section was encoded here");
         let tenant = tenants.by_reference(&section.tenant).expect("a known tenant");
         let created = {
             let mut index = tenant.index.write();
-            index.apply(&written.segment, written.offset, section, &runs, false)?;
+            index.apply(&written.segment, written.offset, section, &runs, Some(hashes))?;
             std::mem::take(&mut index.tenants)
         };
         for body in &created {

@@ -192,7 +192,7 @@ impl Replay {
             }
             let applied = runs
                 .map_err(ReadError::from)
-                .and_then(|runs| index.apply(segment, offset, section, &runs, true));
+                .and_then(|runs| index.apply(segment, offset, section, &runs, None));
             match applied {
                 Ok(()) => std::mem::take(&mut index.tenants),
                 Err(ReadError::Damaged(damage)) => {

@@ -70,7 +70,7 @@ pub(crate) fn delete(
     };
     let prepared = PreparedDelete {
         actor,
-        id: uuid::Uuid::now_v7().into_bytes(),
+        id: new_id(),
         stream: command.stream.clone(),
         head: stream_head(tenant, &command.stream)?,
         expected: command.expected,
@@ -85,6 +85,13 @@ fn stream_head(
     stream: &StreamName,
 ) -> Result<Option<StreamHead>, ReadError> {
     Ok(tenant.stream(stream.as_str())?.map(|(_, state)| state.head))
+}
+
+/// A version 7 UUID. Its random part comes from this process's generator: asking the system for each is dear.
+pub(crate) fn new_id() -> [u8; 16] {
+    let millis = (Timestamp::now().micros() / 1000).unsigned_abs();
+    let random: [u8; 10] = rand::random();
+    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().into_bytes()
 }
 
 /// How an actor is known.
@@ -116,7 +123,7 @@ fn prepare_event(event: &NewEvent) -> PreparedEvent {
         payloads.push_clear(PayloadKind::Tags, &tags_json(event));
     }
     PreparedEvent {
-        id: event.id.unwrap_or_else(uuid::Uuid::now_v7).into_bytes(),
+        id: event.id.map_or_else(new_id, uuid::Uuid::into_bytes),
         client_id: event.id.is_some(),
         event_type: NameUse {
             name: event.event_type.clone(),

@@ -528,7 +528,7 @@ fn prepare_tenant(
     payloads.push_clear(PayloadKind::Body, &json);
     let index = system.index.read();
     let actor = resolve::actor_use(&index, actor);
-    (PreparedTenant { actor, id: uuid::Uuid::now_v7().into_bytes(), payloads }, index.count)
+    (PreparedTenant { actor, id: resolve::new_id(), payloads }, index.count)
 }
 
 /// A stream or an id may stand only once in a command.

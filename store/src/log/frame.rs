@@ -154,11 +154,15 @@ pub(crate) fn read_block(bytes: &[u8]) -> Result<(BlockKind, &[u8], usize), &'st
 }
 
 /// Builds the frame of an op around its sections' blocks.
-pub(crate) fn encode_frame(header: &Header, previous: Option<&Header>, sections: &[u8]) -> Vec<u8> {
+pub(crate) fn encode_frame(
+    header: &Header,
+    previous: Option<&Header>,
+    sections: &[Vec<u8>],
+) -> Vec<u8> {
+    let body: usize = sections.iter().map(Vec::len).sum();
     let header = header.encode();
     let previous = previous.map(Header::encode).unwrap_or_default();
-    let length =
-        FRAME_HEAD_BYTES + header.len() + previous.len() + sections.len() + FRAME_TAIL_BYTES;
+    let length = FRAME_HEAD_BYTES + header.len() + previous.len() + body + FRAME_TAIL_BYTES;
     assert!(length <= OP_BYTES_MAX, "commands are bounded, so ops are");
     let mut out = Vec::with_capacity(length);
     out.extend_from_slice(&START);
@@ -172,7 +176,9 @@ pub(crate) fn encode_frame(header: &Header, previous: Option<&Header>, sections:
     out.extend_from_slice(&crc.finalize().to_le_bytes());
     out.extend_from_slice(&header);
     out.extend_from_slice(&previous);
-    out.extend_from_slice(sections);
+    for part in sections {
+        out.extend_from_slice(part);
+    }
     out.extend_from_slice(&frame_tail(length));
     out
 }

@@ -62,6 +62,8 @@ pub(crate) struct Sealed {
 pub(crate) struct Committed<R> {
     pub(crate) header: Header,
     pub(crate) frame: Bytes,
+    /// The records' hashes, section by section.
+    pub(crate) hashes: Vec<Vec<Hash>>,
     pub(crate) answers: Vec<(R, Answer)>,
 }
 
@@ -72,12 +74,14 @@ struct Building {
     leaves: BlockWriter,
     payloads: BlockWriter,
     records: u32,
+    hashes: Vec<Hash>,
 }
 
 #[derive(Debug)]
 struct InFlight<R> {
     header: Header,
     frame: Bytes,
+    hashes: Vec<Vec<Hash>>,
     answers: Vec<(R, Answer)>,
 }
 
@@ -233,6 +237,7 @@ impl<R> Machine<R> {
             leaves: BlockWriter::new(BlockKind::Leaves),
             payloads: BlockWriter::new(BlockKind::Payloads),
             records: 0,
+            hashes: Vec::new(),
         });
         let stream = effect.stream.as_ref().map(|n| (Role::Stream, n.reference, n.introduced));
         let kind = effect.event_type.as_ref().map(|n| (Role::Type, n.reference, n.introduced));
@@ -270,6 +275,7 @@ impl<R> Machine<R> {
         let position = writes.next;
         writes.next += 1;
         writes.chain_head = leaf_hash(&leaf, writes.chain_head);
+        building.hashes.push(writes.chain_head);
         if let (Some(stream), Some(head)) = (&effect.stream, effect.head) {
             writes.streams.insert(stream.name.clone(), head);
         }
@@ -301,7 +307,8 @@ impl<R> Machine<R> {
             return None;
         }
         let mut table = Vec::new();
-        let mut body = Vec::with_capacity(self.building_bytes + 4096);
+        let mut body = Vec::new();
+        let mut hashes = Vec::new();
         for (tenant, building) in std::mem::take(&mut self.building) {
             let window = &self.windows[&tenant];
             Section {
@@ -312,8 +319,8 @@ impl<R> Machine<R> {
                 chain_head: window.chain_head(),
             }
             .encode(&mut table);
-            body.extend_from_slice(&building.leaves.finish());
-            body.extend_from_slice(&building.payloads.finish());
+            body.extend([building.leaves.finish(), building.payloads.finish()]);
+            hashes.push(building.hashes);
         }
         (self.building_records, self.building_bytes) = (0, 0);
         let mut out = Outbox::new();
@@ -330,7 +337,7 @@ impl<R> Machine<R> {
             frame: frame.clone(),
         };
         let answers = std::mem::take(&mut self.waiting);
-        self.in_flight.push_back(InFlight { header, frame, answers });
+        self.in_flight.push_back(InFlight { header, frame, hashes, answers });
         Some(sealed)
     }
 
@@ -341,12 +348,12 @@ impl<R> Machine<R> {
         let Some(Output::Commit { op }) = out.pop() else { return Vec::new() };
         let mut committed = Vec::new();
         while self.in_flight.front().is_some_and(|f| f.header.op <= op) {
-            let InFlight { header, frame, answers } =
+            let InFlight { header, frame, hashes, answers } =
                 self.in_flight.pop_front().expect("seen just now");
             for window in self.windows.values_mut() {
                 window.commit(header.op.0);
             }
-            committed.push(Committed { header, frame, answers });
+            committed.push(Committed { header, frame, hashes, answers });
         }
         committed
     }
