@@ -313,21 +313,21 @@ impl Writer {
             }
             Err(error) if self.derived.broken() || !is_full(&error) => {
                 // Going on from what the page cache says would build on what may not be there.
-                let error = &error as &dyn std::error::Error;
+                let error = crate::error::chain(&error);
                 tracing::error!(error, "a checkpoint failed; the process stops");
                 self.derived.condemn();
                 self.disk.fatal();
                 Err(())
             }
             Err(error) => {
-                let error = &error as &dyn std::error::Error;
+                let error = crate::error::chain(&error);
                 tracing::error!(error, "no room for a checkpoint; it will be tried again");
                 self.counters.failed.fetch_add(1, Ordering::Relaxed);
                 let name = run_name(number);
                 if self.disk.exists(&name).is_ok_and(|there| there)
                     && let Err(error) = self.disk.remove(&name)
                 {
-                    tracing::debug!(error = &error as &dyn std::error::Error, name, "left");
+                    tracing::debug!(error = crate::error::chain(&error), name, "left");
                 }
                 Err(())
             }

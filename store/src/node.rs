@@ -4,6 +4,7 @@ pub(crate) mod machine;
 
 use std::{
     collections::HashMap,
+    io::ErrorKind,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kimberlite_consensus::Replica;
+use kimberlite_consensus::{Replica, Superblock};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
@@ -202,6 +203,38 @@ pub(crate) struct Files {
     pub(crate) superblock: SuperblockFile,
 }
 
+/// Keeps room on a file system that copies what is overwritten.
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: u64 = 1 << 20;
+
+impl Files {
+    /// Sets room aside for the superblock, if there is any.
+    pub(crate) fn reserve(&self) -> std::io::Result<()> {
+        if self.disk.exists(RESERVE)? {
+            return Ok(());
+        }
+        let made = self.disk.create(RESERVE).and_then(|file| file.reserve(RESERVE_BYTES));
+        match made {
+            Err(error) if error.kind() == ErrorKind::StorageFull => self.give_up_reserve(),
+            other => other,
+        }
+    }
+
+    fn give_up_reserve(&self) -> std::io::Result<()> {
+        if self.disk.exists(RESERVE)? { self.disk.remove(RESERVE) } else { Ok(()) }
+    }
+
+    fn write_superblock(&mut self, superblock: Superblock) -> std::io::Result<()> {
+        match self.superblock.write(superblock) {
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                self.give_up_reserve()?;
+                self.superblock.write(superblock)
+            }
+            other => other,
+        }
+    }
+}
+
 /// The disk failed in a way that leaves its content unknown; nothing further may be done.
 struct Broken;
 
@@ -337,12 +370,12 @@ impl Node {
         let written = match self.files.log.append(&sealed.frame, sealed.op.0, sealed.parent) {
             Ok(written) => written,
             Err(error @ WriteError::NoRoom(_)) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "nothing is written");
+                tracing::error!(error = crate::error::chain(&error), "nothing is written");
                 self.refuse_for_room();
                 return Ok(());
             }
             Err(error @ WriteError::Fatal(_)) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "the process stops");
+                tracing::error!(error = crate::error::chain(&error), "the process stops");
                 return Err(Broken);
             }
         };
@@ -371,7 +404,7 @@ impl Node {
     ) -> Result<(), Broken> {
         let applied = apply(&self.tenants, &mut self.machine, written, &committed);
         let records = applied.map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "the process stops");
+            tracing::error!(error = crate::error::chain(&error), "the process stops");
             Broken
         })?;
         self.counters.records.fetch_add(records, Ordering::Relaxed);
@@ -390,8 +423,8 @@ impl Node {
             return Ok(());
         }
         let Some(superblock) = self.machine.idle() else { return Ok(()) };
-        self.files.superblock.write(superblock).map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "the process stops");
+        self.files.write_superblock(superblock).map_err(|error| {
+            tracing::error!(error = crate::error::chain(&error), "the process stops");
             Broken
         })
     }

@@ -40,7 +40,7 @@ pub(crate) fn recover(
     let (start, next_run) = match load(disk, &derived, &tenants, cluster) {
         Ok(loaded) => loaded,
         Err(why) => {
-            tracing::info!(why = &why as &dyn std::error::Error, "the index is made anew");
+            tracing::info!(why = crate::error::chain(&why), "the index is made anew");
             derived.reset().map_err(io_error("making the index in"))?;
             tenants.clear();
             (None, 0)

@@ -156,6 +156,7 @@ impl Store {
         )
         .map_err(io_error("opening the log in"))?;
         let files = Files { disk, log, superblock: recovered.superblock_file };
+        files.reserve().map_err(io_error("setting room aside in"))?;
         let damaged = recovered.damage.is_some();
         let counters = checkpoints.counters();
         let node = Node::start(replica, files, checkpoints, Arc::clone(&tenants), damaged)

@@ -233,7 +233,7 @@ impl Derived {
     pub(crate) fn condemn(&self) {
         let made = self.disk.create(REBUILD).and_then(|_| self.disk.sync_folder(FOLDER));
         if let Err(error) = made {
-            tracing::error!(error = &error as &dyn std::error::Error, "index not condemned");
+            tracing::error!(error = crate::error::chain(&error), "index not condemned");
         }
     }
 
@@ -357,7 +357,7 @@ impl Derived {
             // There was no room. The database refuses everything until it is opened again.
             *self.database.write() = None;
             if let Err(error) = self.mend() {
-                tracing::error!(error = &error as &dyn std::error::Error, "index not opened");
+                tracing::error!(error = crate::error::chain(&error), "index not opened");
             }
         }
         done

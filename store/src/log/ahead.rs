@@ -175,7 +175,7 @@ impl Shared {
 fn note(state: &mut State, done: io::Result<()>, what: &'static str) {
     if let Err(error) = done {
         state.failed = true;
-        tracing::debug!(error = &error as &dyn std::error::Error, what);
+        tracing::debug!(error = crate::error::chain(&error), what);
     }
 }
 

@@ -71,14 +71,16 @@ impl SuperblockFile {
         Ok((Self { file, sequence }, superblock))
     }
 
-    /// Makes a superblock durable. A crash in between leaves two good copies of this one or of the last.
+    /// Makes a superblock durable. A crash in between leaves two good copies of this one or of the last. After
+    /// [`io::ErrorKind::StorageFull`] it can be tried again.
     pub(crate) fn write(&mut self, superblock: Superblock) -> io::Result<()> {
         self.sequence += 1;
         let bytes = encode(superblock, self.sequence);
         for half in [0, 2] {
             self.file.write_all_at(&bytes, half * COPY_BYTES)?;
             self.file.write_all_at(&bytes, (half + 1) * COPY_BYTES)?;
-            self.file.sync()?;
+            // A lack of room that shows only now is like any other failed sync: nobody knows what was written.
+            self.file.sync().map_err(io::Error::other)?;
         }
         Ok(())
     }
