@@ -265,7 +265,11 @@ async fn every_loss_of_what_was_not_synced_is_survived() {
         let outcome = run(&disk, 3, false).await;
         let units = disk.units();
         most = most.max(units);
-        if units > 9 {
+        if units > 10 {
+            // Too many combinations: some by chance.
+            for (i, image) in images(&disk, n).into_iter().enumerate() {
+                check(image, &outcome, &format!("power gone at {n}, image {i}")).await;
+            }
             continue;
         }
         for set in 0..1_u32 << units {
@@ -278,7 +282,7 @@ async fn every_loss_of_what_was_not_synced_is_survived() {
             combinations += 1;
         }
     }
-    assert!(combinations > 500 && most > 9, "{combinations} combinations, {most} units");
+    assert!(combinations > 500 && most > 10, "{combinations} combinations, {most} units");
 }
 
 #[tokio::test]
