@@ -162,6 +162,9 @@ impl Visitor for Replay {
         let written = Written { segment: Arc::clone(op.segment), offset: op.offset };
         let behind = Behind { header: op.header.clone(), written, bytes: op.length };
         self.checkpoints.note(&self.tenants, records, &behind);
+        if self.checkpoints.overdue() {
+            tracing::debug!("reading on without room for a checkpoint");
+        }
     }
 
     fn lost(&mut self, sections: Vec<Section>, damage: Damage) {

@@ -9,5 +9,6 @@
 
 mod basics;
 mod damage;
+mod derived;
 mod format;
 mod support;
