@@ -24,6 +24,9 @@ mod disk;
 #[cfg(test)]
 mod faults;
 mod fragment;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(test)]
 mod golden;
 mod index;

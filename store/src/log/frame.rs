@@ -300,7 +300,8 @@ pub(crate) fn read_section(
         payload_blocks: Vec::new(),
     };
     while runs.leaves.len() < leaves_bytes {
-        let (kind, content, taken) = read_block(&frame[*at..end]).map_err(|what| (*at, what))?;
+        let (kind, content, taken) =
+            read_block(rest(frame, *at, end)).map_err(|what| (*at, what))?;
         full_but_last(runs.leaves.len(), *at)?;
         if kind != BlockKind::Leaves {
             return Err((*at, "a leaf block is missing"));
@@ -312,14 +313,19 @@ pub(crate) fn read_section(
     if runs.leaves.len() != leaves_bytes {
         return Err((*at, "there are more leaves than the header says"));
     }
-    while *at < end && frame[*at..end].get(1) == Some(&(BlockKind::Payloads as u8)) {
-        let (_, content, taken) = read_block(&frame[*at..end]).map_err(|what| (*at, what))?;
+    while *at < end && rest(frame, *at, end).get(1) == Some(&(BlockKind::Payloads as u8)) {
+        let (_, content, taken) = read_block(rest(frame, *at, end)).map_err(|what| (*at, what))?;
         full_but_last(runs.payloads.len(), *at)?;
         runs.payload_blocks.push(*at as u32);
         runs.payloads.extend_from_slice(content);
         *at += taken;
     }
     Ok(runs)
+}
+
+/// What is left of a frame, which may be cut off before its end.
+fn rest(frame: &[u8], at: usize, end: usize) -> &[u8] {
+    frame.get(at..end).unwrap_or_default()
 }
 
 fn full_but_last(run_bytes: usize, at: usize) -> Result<(), (usize, &'static str)> {

@@ -103,6 +103,14 @@ fn encode(s: Superblock, sequence: u64) -> Vec<u8> {
     out
 }
 
+/// Reads a copy as it may lie on disk.
+#[cfg(feature = "fuzz")]
+pub(crate) fn decode_copy(bytes: &[u8]) {
+    if let Some(copy) = bytes.get(..SEALED_BYTES + 32) {
+        decode(copy.try_into().expect("as long as a copy"));
+    }
+}
+
 /// Format, sequence and content of a copy that holds.
 fn decode(bytes: &[u8; SEALED_BYTES + 32]) -> Option<(u32, u64, Superblock)> {
     let (sealed, seal) = bytes.split_at(SEALED_BYTES);

@@ -215,6 +215,18 @@ async fn a_flipped_byte_in_a_closed_segment_is_found() {
 }
 
 #[tokio::test]
+async fn a_segment_that_ends_early_is_reported_or_torn() {
+    let (crash, dump) = crashed(6, true).await;
+    let segment = segments(crash.path()).pop().unwrap();
+    let (at, length) = *frames(&segment).last().unwrap();
+    for left in [0, 1, 19, 20, 100, 300, 304, 308, 340, length - 8, length - 1] {
+        let copy = copied(crash.path());
+        writable(&segments(copy.path()).pop().unwrap()).set_len(at + left).unwrap();
+        assert_reported(copy.path(), &dump, &format!("{left} bytes of the last op")).await;
+    }
+}
+
+#[tokio::test]
 async fn a_missing_segment_is_reported() {
     let (crash, dump) = crashed(200, false).await;
     for file in segments(crash.path()) {
