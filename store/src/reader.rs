@@ -76,7 +76,9 @@ impl Reader<'_> {
             let cached = self.cached(plan, from, text.shape);
             let piece = match cached {
                 Ok(piece) => Some(piece),
-                Err(_) if run >= WORTH_KEEPING => Some(self.piece(plan, from, text.shape)?),
+                Err(_) if run >= WORTH_KEEPING => {
+                    Some(self.piece(plan, from, from + run, text.shape)?)
+                }
                 Err(_) => None,
             };
             if let Some(piece) = piece {
@@ -207,7 +209,7 @@ impl Reader<'_> {
         let (mut first, mut last) = (None, None);
         let mut at = plan.range.start;
         while at < plan.range.end && text.count < limit && text.bytes < PAGE_BYTES_MAX {
-            let piece = self.piece(plan, at, shape)?;
+            let piece = self.piece(plan, at, u64::MAX, shape)?;
             let end = piece.end().min(plan.range.end);
             let (from, mut count) = (at, 0);
             while at < end && text.count + count < limit {
@@ -232,8 +234,14 @@ impl Reader<'_> {
         self.fragments.lock().find(reference, shape, position, plan.generation)
     }
 
-    /// The piece that holds `position`, rendered if need be, by one task at a time.
-    fn piece(&self, plan: &Plan, position: u64, shape: Shape) -> Result<Arc<Piece>, ReadError> {
+    /// The piece that holds `position`, rendered if need be, then not beyond `until` and by one task at a time.
+    fn piece(
+        &self,
+        plan: &Plan,
+        position: u64,
+        until: u64,
+        shape: Shape,
+    ) -> Result<Arc<Piece>, ReadError> {
         if let Ok(piece) = self.cached(plan, position, shape) {
             return Ok(piece);
         }
@@ -243,7 +251,7 @@ impl Reader<'_> {
             Err(next) => next,
         };
         let aligned = (position / PIECE_RECORDS + 1) * PIECE_RECORDS;
-        let end = aligned.min(next.unwrap_or(u64::MAX));
+        let end = aligned.min(until).min(next.unwrap_or(u64::MAX));
         let located = Locator::new(self.tenant, &plan.view).range(position..end)?;
         if located.is_empty() {
             return Err(ReadError::NoRecord);

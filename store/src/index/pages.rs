@@ -10,7 +10,7 @@ use crate::{
 const PAGE: usize = 4096;
 /// Bytes of content in a page; CRC-32 of it and of the page's number follows.
 const CONTENT: usize = PAGE - 4;
-/// Pages read at once by a sequential reader.
+/// Pages read at once by a sequential reader that has come far.
 const AHEAD: usize = 16;
 
 /// A file of pages, open for reading.
@@ -28,6 +28,7 @@ pub(crate) struct PageReader<'a> {
     first: u64,
     content: Vec<u8>,
     ahead: usize,
+    ahead_max: usize,
 }
 
 /// Writes `content` as a file of pages, durable but for its name.
@@ -60,12 +61,12 @@ impl Pages {
 
     /// A reader that keeps one page.
     pub(crate) fn point(&self) -> PageReader<'_> {
-        PageReader { pages: self, first: 0, content: Vec::new(), ahead: 1 }
+        PageReader { pages: self, first: 0, content: Vec::new(), ahead: 1, ahead_max: 1 }
     }
 
     /// A reader of neighbouring places.
     pub(crate) fn sequential(&self) -> PageReader<'_> {
-        PageReader { ahead: AHEAD, ..self.point() }
+        PageReader { ahead_max: AHEAD, ..self.point() }
     }
 
     pub(crate) fn damage(&self, page: u64, what: &'static str) -> ReadError {
@@ -102,6 +103,7 @@ impl PageReader<'_> {
             return Ok(());
         }
         let mut bytes = vec![0; self.ahead * PAGE];
+        self.ahead = (self.ahead * 2).min(self.ahead_max);
         let read = self.pages.file.read_at(&mut bytes, page * PAGE as u64);
         let read =
             read.map_err(|source| ReadError::Io { file: self.pages.name.clone(), source })?;

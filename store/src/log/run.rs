@@ -29,19 +29,20 @@ pub(crate) struct RunReader {
     window_at: u64,
     /// The last checked leaf block and payload block: offset, taken bytes, content.
     checked: [Option<(u64, usize, Vec<u8>)>; 2],
-    /// How far to read ahead.
+    /// How far to read ahead: as far as it has come, up to a bound.
     ahead: usize,
+    ahead_max: usize,
 }
 
 impl RunReader {
     /// For readers of single records.
     pub(crate) fn point() -> Self {
-        Self { ahead: 4096, ..Self::default() }
+        Self { ahead: 4096, ahead_max: 4096, ..Self::default() }
     }
 
     /// For readers of neighbouring records.
     pub(crate) fn sequential() -> Self {
-        Self { ahead: 256 << 10, ..Self::default() }
+        Self { ahead: 16 << 10, ahead_max: 256 << 10, ..Self::default() }
     }
 
     /// Turns to another segment.
@@ -110,6 +111,7 @@ impl RunReader {
         let segment = Arc::clone(self.segment.as_ref().expect("open comes first"));
         let io = |source| ReadError::Io { file: segment.name.clone(), source };
         self.window.resize(length.max(self.ahead), 0);
+        self.ahead = (self.ahead * 2).min(self.ahead_max);
         self.window_at = offset;
         let read = segment.file.read_at(&mut self.window, offset).map_err(io)?;
         self.window.truncate(read);
