@@ -12,7 +12,7 @@ use crate::{app::App, metrics, v1};
 const ABOUT: &str = "An event store over HTTP and JSON: append events, read and follow them.\n\n\
     Problems are RFC 9457 `application/problem+json`, each explained under `/docs/problems/{code}`. Unknown fields and query \
     parameters are refused. Times are RFC 3339 in UTC; positions and versions are whole numbers below 2^53. `next` is a path \
-    with query, to be requested as it stands. Bodies may be compressed with gzip or zstd. Objects with a key twice and \\u \
+    with query, to be requested as it stands. In a body an optional field that is `null` counts as left out. Bodies may be compressed with gzip or zstd. Objects with a key twice and \\u \
     escapes of half a surrogate pair are refused.";
 
 /// What the document says beside its operations.

@@ -30,7 +30,7 @@ use crate::{
 
 /// Events to be appended to one stream, all or none.
 #[derive(Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(as = AppendRequest)]
 pub(crate) struct AppendBody<'a> {
     /// 1 to 1000 events.
@@ -41,6 +41,8 @@ pub(crate) struct AppendBody<'a> {
     #[serde(default)]
     expected: Option<ExpectedBody>,
 }
+
+json::only_from_objects!(AppendBody<'a>);
 
 /// Append events to a stream
 ///

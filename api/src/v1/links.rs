@@ -25,7 +25,7 @@ use crate::{
 
 /// What the link is for.
 #[derive(Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(as = LinkRequest)]
 struct LinkBody {
     /// A path of this API, with its query.
@@ -36,6 +36,8 @@ struct LinkBody {
     #[schema(minimum = 1, maximum = 3600)]
     ttl_s: Option<u64>,
 }
+
+json::only_from_objects!(LinkBody);
 
 /// A link.
 #[derive(Serialize, utoipa::ToSchema)]
