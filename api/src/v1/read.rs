@@ -135,16 +135,8 @@ fn resume(selection: &mut Selection, headers: &HeaderMap, format: Format) -> Res
     let cursor = parse_cursor(text).ok_or_else(|| {
         Problem::new(Code::InvalidHeader, "Last-Event-ID is no cursor of this server.")
     })?;
-    behind(selection, After::Cursor(cursor));
+    selection.after = After::Cursor(cursor);
     Ok(())
-}
-
-/// Makes a selection go on behind a place.
-pub(crate) fn behind(selection: &mut Selection, after: After) {
-    selection.after = after;
-    if let Source::Stream { from, .. } = &mut selection.source {
-        *from = None;
-    }
 }
 
 async fn page(app: &App, asked: &Asked) -> Result<Response, Problem> {
@@ -290,7 +282,7 @@ impl Lines {
             || self.wanted == Some(0)
             || batch.cursor.is_none_or(|c| reached(c.position.get()));
         if let Some(cursor) = batch.cursor {
-            behind(&mut self.selection, After::Cursor(cursor));
+            self.selection.after = After::Cursor(cursor);
         }
         self.queue.extend(frames(batch.pieces));
         Ok(())
