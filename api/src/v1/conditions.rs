@@ -4,7 +4,7 @@ use std::fmt;
 
 use axum::http::{HeaderMap, HeaderName, header};
 use kimberlite_store::{
-    append::{Actual, Expected, Idempotency},
+    append::{Actual, AppendError, Expected, Idempotency, Rejection},
     limits::IDEMPOTENCY_KEY_BYTES_MAX,
     words::Version,
 };
@@ -117,9 +117,10 @@ impl From<Actual> for ActualBody {
 #[schema(as = FailedCondition)]
 pub(crate) struct FailedConditionBody {
     /// JSON pointer to the condition in the body; where it came as a header, the place where
-    /// `expected` would stand.
+    /// `expected` would stand. Absent where the request has no body.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "/conditions/0/expected")]
-    pub(crate) pointer: String,
+    pub(crate) pointer: Option<String>,
     /// The stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stream: Option<String>,
@@ -132,6 +133,19 @@ pub(crate) struct FailedConditionBody {
     /// Position of the first event that matches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) position: Option<u64>,
+}
+
+/// What the store says of a request for one stream, whose `expected` stands at `pointer`: the store
+/// speaks of places in a transaction.
+pub(crate) fn of_one_stream(error: AppendError, pointer: Option<&str>) -> Problem {
+    let AppendError::Rejected(Rejection::ConditionsFailed(failed)) = error else {
+        return error.into();
+    };
+    let placed = failed.into_iter().map(|failed| FailedConditionBody {
+        pointer: pointer.map(ToOwned::to_owned),
+        ..failed.into()
+    });
+    Problem::conditions(placed.collect())
 }
 
 /// Joins the body's `expected` with what the headers say.

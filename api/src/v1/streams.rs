@@ -7,7 +7,11 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
-use kimberlite_store::{append::DeleteStream, read::StreamInfo, words::StreamName};
+use kimberlite_store::{
+    append::{AppendError, DeleteStream, Rejection},
+    read::StreamInfo,
+    words::StreamName,
+};
 use serde::Serialize;
 
 use super::{
@@ -188,6 +192,11 @@ pub(crate) async fn delete_stream(
     }
     let expected = conditions::of_headers(request.headers())?.unwrap_or_default();
     let command = DeleteStream { actor: app.actor.clone(), stream, expected };
-    app.store.delete_stream(&app.tenant, command).await?;
+    app.store.delete_stream(&app.tenant, command).await.map_err(|error| match error {
+        AppendError::Rejected(Rejection::StreamDeleted(_)) => {
+            Problem::new(Code::StreamDeleted, "It has been deleted before.")
+        }
+        error => conditions::of_one_stream(error, None),
+    })?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
