@@ -136,6 +136,18 @@ impl fmt::Display for TraceId {
     }
 }
 
+/// Over an empty log in a folder that goes with it.
+#[cfg(test)]
+pub(crate) async fn of_tests() -> (Arc<App>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let options =
+        kimberlite_store::Options { folder: folder.path().to_owned(), segment_bytes: 1 << 20 };
+    let store = Store::open(options).unwrap();
+    let (actor, name) = (Actor::new("a").unwrap(), TenantName::new("t").unwrap());
+    let tenant = store.create_tenant(actor.clone(), name.clone()).await.unwrap();
+    (App::new(store, tenant, name, actor, Config::default()), folder)
+}
+
 /// An answer without a body.
 pub(crate) fn empty(status: StatusCode) -> Response {
     status.into_response()
