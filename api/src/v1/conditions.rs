@@ -221,6 +221,14 @@ pub(crate) fn idempotency(
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// What no request gives: nothing here is known by the time it changed, and the one node has every
+/// position that was acknowledged.
+const NEVER: [HeaderName; 4] = [
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+    HeaderName::from_static("kimberlite-min-position"),
+];
 
 /// Refuses headers that ask for something that the request cannot give.
 pub(crate) fn refuse(headers: &HeaderMap, refused: Refused) -> Result<(), Problem> {
@@ -236,7 +244,7 @@ pub(crate) fn refuse(headers: &HeaderMap, refused: Refused) -> Result<(), Proble
         Refused::Conditions => &[header::IF_MATCH, header::IF_NONE_MATCH],
         Refused::Nothing => &[],
     };
-    if let Some(name) = names.iter().find(|name| headers.contains_key(*name)) {
+    if let Some(name) = names.iter().chain(&NEVER).find(|name| headers.contains_key(*name)) {
         return Err(unsupported(name));
     }
     let receipt = |v: &axum::http::HeaderValue| {
