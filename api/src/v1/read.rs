@@ -50,7 +50,6 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
     params(
         FilterParams,
         ("stream_prefix" = Option<String>, Query, description = "Streams whose names start so", example = "order-"),
-        ("subject" = Option<String>, Query, description = "Has no meaning in this version, and is refused with 422"),
         ("Last-Event-ID" = Option<String>, Header, description = "Following only: resume behind this cursor"),
     ),
     responses(

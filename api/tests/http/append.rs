@@ -238,6 +238,29 @@ async fn cloud_events_come_in_and_go_out() {
     other["id"] = json!("A-2");
     let batch = [("content-type", "application/cloudevents-batch+json; charset=utf-8")];
     client.send("POST", "/v1/streams/s/events", &batch, json!([other]).to_string()).await.ok(201);
+    for (data, status) in [
+        ("", 201),
+        ("AA==", 201),
+        ("+/8=", 201),
+        ("AAAA", 201),
+        ("A", 400),
+        ("AAA", 400),
+        ("A===", 400),
+        ("====", 400),
+        ("AA=A", 400),
+        ("-_8=", 400),
+        ("AA ==", 400),
+        ("no base64", 400),
+    ] {
+        let event = json!({"specversion": "1.0", "id": data, "source": "/s", "type": "t", "data_base64": data});
+        let event = event.to_string().replace("\"id\":\"\"", "\"id\":\"none\"");
+        let answer = client.send("POST", "/v1/streams/b/events", &one, event).await;
+        assert_eq!(answer.status, status, "{data}: {}", answer.text());
+        if status == 400 {
+            let problem = answer.problem(400, "invalid_body");
+            assert_eq!(problem["errors"][0]["pointer"], "/data_base64", "{problem:#}");
+        }
+    }
     let none = client.send("POST", "/v1/streams/s/events", &batch, "[]").await;
     assert_eq!(none.problem(400, "invalid_body")["errors"][0]["pointer"], "");
     let accept = [("accept", "application/cloudevents-batch+json")];

@@ -224,7 +224,10 @@ async fn bad_names_and_parameters_are_refused() {
         assert_eq!(answer.status, 400, "{query}: {}", answer.text());
         answer.problem(400, code);
     }
-    client.get("/v1/events?subject=customer-42").await.problem(422, "subjects_unavailable");
+    for path in ["/v1/events", "/v1/streams/s/events"] {
+        let asked = format!("{path}?subject=customer-42");
+        client.get(&asked).await.problem(422, "subjects_unavailable");
+    }
     client
         .send("GET", "/v1/events", &[("accept", "image/png")], "")
         .await
