@@ -98,7 +98,7 @@ async fn unknown_path(request: Request) -> Response {
 
 fn accepts_html(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or("*/*");
-    ["text/html", "text/*", "*/*"].iter().any(|html| accept.contains(html))
+    ["text/html", "application/xhtml+xml", "text/*", "*/*"].iter().any(|html| accept.contains(html))
 }
 
 async fn unknown_method() -> Response {
