@@ -17,7 +17,7 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// Connections served at one time.
     pub connections_max: usize,
-    /// Time in which a request's head has to arrive.
+    /// Time in which a request's head, or an answer to an HTTP/2 PING, has to arrive.
     pub header_timeout: Duration,
     /// Time in which a body, or a further piece of a bulk body, has to arrive.
     pub body_timeout: Duration,
@@ -147,7 +147,8 @@ pub const KEYS: &[Key] = &[
         env: "KIMBERLITE_HTTP_HEADER_TIMEOUT_MS",
         default: "30000",
         unit: "milliseconds",
-        what: "Time in which a request's head has to arrive, and how long an unused connection stays open.",
+        what: "Time in which a request's head has to arrive, and how long an unused HTTP/1.1 connection stays open; an \
+               HTTP/2 connection is asked this often whether its caller is still there.",
         set: |config, text| milliseconds(&mut config.header_timeout, text),
     },
     Key {
