@@ -4,13 +4,15 @@
 //! Values come from `KIMBERLITE_*` environment variables. There is no configuration file, and a
 //! variable that the table does not know is an error.
 
-use std::{fmt::Write as _, net::SocketAddr, time::Duration};
+use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
 const PREFIX: &str = "KIMBERLITE_";
 
 /// What a user may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Where the log is kept, unless the command line says otherwise.
+    pub data: PathBuf,
     /// Host names, beside loopback ones, under which this server answers.
     pub http_hosts: Vec<String>,
     /// Origins whose pages may call this server.
@@ -34,6 +36,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let mut config = Self {
+            data: PathBuf::new(),
             http_hosts: Vec::new(),
             cors_origins: Vec::new(),
             connections_max: 0,
@@ -69,7 +72,7 @@ pub struct Key {
     set: fn(&mut Config, &str) -> Result<(), Wrong>,
 }
 
-/// Every key. `listen`, `data`, `url` and `key` are read by the command line, whose flags stand
+/// Every key. `listen`, `url` and `key` are read by the command line, whose flags stand
 /// above them.
 pub const KEYS: &[Key] = &[
     Key {
@@ -86,7 +89,14 @@ pub const KEYS: &[Key] = &[
         default: "./kimberlite-data",
         unit: "folder",
         what: "Where the log is kept (--data).",
-        set: |_, text| if text.is_empty() { Err("is empty") } else { Ok(()) },
+        set: |config, text| {
+            config.data = text.into();
+            match text {
+                "" => Err("is empty"),
+                _ if text.contains(char::REPLACEMENT_CHARACTER) => Err("is not UTF-8"),
+                _ => Ok(()),
+            }
+        },
     },
     Key {
         name: "url",

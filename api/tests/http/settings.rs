@@ -272,6 +272,11 @@ async fn what_cannot_be_set_or_used_is_said() {
         &["KIMBERLITE_LOG_LEVEL"],
     );
     refused(&["dev", "--ephemeral", "--listen", "0.0.0.0:0"], &[], &["loopback", "--listen"]);
+    refused(&["dev", "--ephemeral", "--data", "folder"], &[], &["--data"]);
+    let unused = tempfile::tempdir().unwrap();
+    let unused = unused.path().join("unused");
+    logged(&[("KIMBERLITE_DATA", unused.to_str().unwrap())], |_| {});
+    assert!(!unused.exists(), "--ephemeral keeps nothing");
     let (server, _folder) = server();
     refused(
         &["dev", "--ephemeral", "--listen", &server.address],
