@@ -27,24 +27,30 @@ const FORMATS: [(Format, &str); 4] = [
 impl Format {
     /// The best that the caller accepts; JSON where it does not say.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        let mut best: Option<(Self, f32)> = None;
-        let mut said = false;
         let sent = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
-        for range in sent.flat_map(|v| v.split(',')).map(str::trim).filter(|r| !r.is_empty()) {
-            said = true;
-            let (kind, parameters) = range.split_once(';').unwrap_or((range, ""));
-            let weight = quality(parameters);
-            let format = matching(kind.trim());
-            if let Some(format) = format
-                && weight > 0.0
-                && best.is_none_or(|(_, before)| weight > before)
-            {
-                best = Some((format, weight));
+        let ranges: Vec<(&str, f32)> = sent
+            .flat_map(|v| v.split(','))
+            .map(str::trim)
+            .filter(|range| !range.is_empty())
+            .map(|range| {
+                let (kind, parameters) = range.split_once(';').unwrap_or((range, ""));
+                (kind.trim(), quality(parameters))
+            })
+            .collect();
+        let mut best: Option<(Self, f32, usize)> = None;
+        for (format, name) in FORMATS {
+            let Some(place) = closest(&ranges, name) else { continue };
+            let weight = ranges[place].1;
+            let better = best.is_none_or(|(_, other, there)| {
+                weight > other || (weight.total_cmp(&other).is_eq() && place < there)
+            });
+            if weight > 0.0 && better {
+                best = Some((format, weight, place));
             }
         }
         match best {
-            Some((format, _)) => Ok(format),
-            None if !said => Ok(Self::Json),
+            Some((format, ..)) => Ok(format),
+            None if ranges.is_empty() => Ok(Self::Json),
             None => {
                 let detail = "Accept one of application/json, application/x-ndjson, text/event-stream and \
                               application/cloudevents-batch+json.";
@@ -54,11 +60,14 @@ impl Format {
     }
 }
 
-fn matching(range: &str) -> Option<Format> {
-    if range == "*/*" || range.eq_ignore_ascii_case("application/*") {
-        return Some(Format::Json);
-    }
-    FORMATS.iter().find(|(_, name)| range.eq_ignore_ascii_case(name)).map(|(format, _)| *format)
+/// Which range speaks for a media type: the most specific that matches it (RFC 9110, section
+/// 12.5.1), the first of equals.
+fn closest(ranges: &[(&str, f32)], name: &str) -> Option<usize> {
+    let whole_type = name.split_once('/').map(|(kind, _)| format!("{kind}/*"));
+    [Some(name), whole_type.as_deref(), Some("*/*")]
+        .into_iter()
+        .flatten()
+        .find_map(|form| ranges.iter().position(|(range, _)| range.eq_ignore_ascii_case(form)))
 }
 
 /// `q`; 1 where it is not given, 0 where it is no number.
@@ -89,5 +98,12 @@ mod tests {
         assert_eq!(of("text/event-stream, application/json"), Some(Format::Sse));
         assert_eq!(of("text/html"), None);
         assert_eq!(of("application/json;q=0"), None);
+        assert_eq!(of("application/json;q=0, */*"), Some(Format::Ndjson));
+        assert_eq!(of("*/*, application/json;q=0.1"), Some(Format::Ndjson));
+        assert_eq!(of("*/*;q=0.1, application/*;q=0.2"), Some(Format::Json));
+        assert_eq!(of("application/*;q=0, */*"), Some(Format::Sse));
+        assert_eq!(of("*/*, text/event-stream"), Some(Format::Json));
+        assert_eq!(of("Text/Event-Stream;Q=0.5, */*;q=0.1"), Some(Format::Sse));
+        assert_eq!(of("*/*;q=0"), None);
     }
 }

@@ -98,7 +98,7 @@ async fn unknown_path(request: Request) -> Response {
 
 fn accepts_html(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or("*/*");
-    ["text/html", "text/*", "*/*"].iter().any(|html| accept.contains(html))
+    ["text/html", "application/xhtml+xml", "text/*", "*/*"].iter().any(|html| accept.contains(html))
 }
 
 async fn unknown_method() -> Response {
@@ -134,6 +134,21 @@ impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
     }
+}
+
+/// Over an empty log in a folder that goes with it.
+#[cfg(test)]
+pub(crate) async fn of_tests() -> (Arc<App>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let options = kimberlite_store::Options {
+        folder: folder.path().to_owned(),
+        segment_bytes: 1 << 20,
+        checkpoint_records: kimberlite_store::limits::CHECKPOINT_RECORDS,
+    };
+    let store = Store::open(options).unwrap();
+    let (actor, name) = (Actor::new("a").unwrap(), TenantName::new("t").unwrap());
+    let tenant = store.create_tenant(actor.clone(), name.clone()).await.unwrap();
+    (App::new(store, tenant, name, actor, Config::default()), folder)
 }
 
 /// An answer without a body.

@@ -2,7 +2,11 @@
 
 use std::{
     io::Write as _,
-    sync::atomic::{AtomicUsize, Ordering},
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use axum::{
@@ -23,8 +27,8 @@ use crate::{
     problem::{Code, Problem},
 };
 
-/// Bodies up to this size are held without being counted.
-const UNCOUNTED_BYTES: usize = 64 << 10;
+/// Room that a body of announced size gets before any of it has come.
+const FIRST_ROOM_BYTES: usize = 64 << 10;
 
 /// A content type that some path takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,38 +74,62 @@ impl Content {
 }
 
 /// How many bytes of bodies are held at this moment.
-#[derive(Default)]
-pub(crate) struct BodyBudget(AtomicUsize);
+#[derive(Clone, Default)]
+pub(crate) struct BodyBudget(Arc<AtomicUsize>);
 
-/// Bytes counted for one body.
-struct Held<'a> {
-    budget: &'a BodyBudget,
+impl BodyBudget {
+    /// Begins to count a body.
+    pub(crate) fn hold(&self) -> Held {
+        Held { budget: self.clone(), bytes: 0 }
+    }
+}
+
+/// Bytes counted for one body, until it is dropped.
+pub(crate) struct Held {
+    budget: BodyBudget,
     bytes: usize,
 }
 
-impl Held<'_> {
-    fn grow_to(&mut self, bytes: usize) -> Result<(), Problem> {
-        if bytes <= UNCOUNTED_BYTES || bytes <= self.bytes {
+impl Held {
+    /// The body takes so many bytes now.
+    pub(crate) fn set(&mut self, bytes: usize) -> Result<(), Problem> {
+        let before = self.bytes;
+        self.bytes = bytes;
+        if bytes <= before {
+            self.budget.0.fetch_sub(before - bytes, Ordering::Relaxed);
             return Ok(());
         }
-        let more = bytes - self.bytes;
-        let before = self.budget.0.fetch_add(more, Ordering::Relaxed);
-        self.bytes = bytes;
-        if before + more > BODIES_BYTES_MAX {
-            return Err(Problem::new(Code::Overloaded, "Too many large bodies at one time."));
+        let more = bytes - before;
+        if self.budget.0.fetch_add(more, Ordering::Relaxed) + more > BODIES_BYTES_MAX {
+            return Err(Problem::new(Code::Overloaded, "Too many bytes of bodies at one time."));
         }
         Ok(())
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
         self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
+/// A body that has arrived. It counts until it is dropped, so a handler keeps it until the store
+/// has answered: the events are slices of it.
+pub(crate) struct Whole {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl Deref for Whole {
+    type Target = Bytes;
+
+    fn deref(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
 /// Reads a whole body: decompressed, bounded in size and time.
-pub(crate) async fn whole(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+pub(crate) async fn whole(app: &App, headers: &HeaderMap, body: Body) -> Result<Whole, Problem> {
     let inflate = Inflate::of(headers)?;
     let announced =
         headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
@@ -126,30 +154,34 @@ async fn gather(
     mut inflate: Inflate,
     body: &mut Body,
     announced: usize,
-) -> Result<Bytes, Problem> {
-    let mut held = Held { budget: &app.bodies, bytes: 0 };
-    let Some(first) = next_data(body).await? else { return inflate.finish(BytesMut::new()) };
+) -> Result<Whole, Problem> {
+    let mut held = app.bodies.hold();
+    let mut piece = next_data(body).await?;
     // Most bodies come in one piece, which needs no copy.
-    if matches!(inflate, Inflate::Plain) && first.len() == announced {
-        return Ok(first);
+    if let Some(only) = piece.take_if(|p| matches!(inflate, Inflate::Plain) && p.len() == announced)
+    {
+        held.set(only.len())?;
+        return Ok(Whole { bytes: only, _held: held });
     }
-    let mut whole = BytesMut::with_capacity(announced.min(UNCOUNTED_BYTES));
-    let mut piece = Some(first);
+    let mut whole = BytesMut::with_capacity(announced.min(FIRST_ROOM_BYTES));
     while let Some(mut input) = piece {
         loop {
             let more = inflate.step(&mut input, &mut whole)?;
             if whole.len() > REQUEST_BYTES_MAX {
                 return Err(too_large());
             }
-            held.grow_to(whole.len())?;
+            held.set(whole.capacity())?;
             if !more {
                 break;
             }
         }
         piece = next_data(body).await?;
     }
-    let whole = inflate.finish(whole)?;
-    if whole.len() > REQUEST_BYTES_MAX { Err(too_large()) } else { Ok(whole) }
+    let bytes = inflate.finish(whole)?;
+    if bytes.len() > REQUEST_BYTES_MAX {
+        return Err(too_large());
+    }
+    Ok(Whole { bytes, _held: held })
 }
 
 /// The next piece of a body; `None` at its end.
@@ -292,4 +324,97 @@ impl Inflate {
 
 fn broken(error: &std::io::Error) -> Problem {
     Problem::new(Code::InvalidEncoding, format!("The body cannot be decompressed: {error}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{http::Request, response::Response};
+    use futures_util::{FutureExt as _, StreamExt as _, stream};
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::app;
+
+    const EVENT: &str = r#"{"events":[{"type":"t"}]}"#;
+    const LINE: &str = "{\"stream\":\"s\",\"type\":\"t\"}\n";
+
+    async fn post(app: &Arc<App>, path: &str, kind: &str, body: impl Into<Body>) -> Response {
+        let request = Request::post(path).header("host", "localhost").header("content-type", kind);
+        app::router(app).oneshot(request.body(body.into()).unwrap()).await.unwrap()
+    }
+
+    async fn text(answer: Response) -> String {
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    fn held(app: &App) -> usize {
+        app.bodies.0.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn a_body_counts_until_its_append_is_answered() {
+        let (app, _folder) = app::of_tests().await;
+        let mut seen = false;
+        // A disk could be quicker than this looks, but not always.
+        for _ in 0..100 {
+            let answer = post(&app, "/v1/streams/s/events", "application/json", EVENT);
+            let mut answer = std::pin::pin!(answer);
+            let early = answer.as_mut().now_or_never();
+            if early.is_none() {
+                assert_eq!(held(&app), EVENT.len());
+                seen = true;
+            }
+            let answer = match early {
+                Some(answer) => answer,
+                None => answer.await,
+            };
+            assert_eq!(answer.status(), 201);
+            assert_eq!(held(&app), 0);
+        }
+        assert!(seen, "every append was answered at once");
+    }
+
+    #[tokio::test]
+    async fn lines_count_while_they_arrive_and_until_they_are_written() {
+        let (app, _folder) = app::of_tests().await;
+        let part = Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 300_000]));
+        let unfinished = Body::from_stream(stream::iter([part]).chain(stream::pending()));
+        let answer = post(&app, "/v1/events", "application/x-ndjson", unfinished).await;
+        let mut body = answer.into_body();
+        assert!(body.frame().now_or_never().is_none(), "the line has no end");
+        assert!(held(&app) >= 300_000, "{}", held(&app));
+        drop(body);
+        assert_eq!(held(&app), 0);
+        let lines = LINE.repeat(3000);
+        let answer = post(&app, "/v1/events", "application/x-ndjson", lines).await;
+        assert!(text(answer).await.contains("3000]"));
+        assert_eq!(held(&app), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_over_the_budget_is_told_to_come_back() {
+        let (app, _folder) = app::of_tests().await;
+        let doors = [
+            ("/v1/streams/s/events", "application/json", EVENT),
+            ("/v1/events", "application/x-ndjson", LINE),
+        ];
+        let mut full = app.bodies.hold();
+        full.set(BODIES_BYTES_MAX).unwrap();
+        for (path, kind, body) in doors {
+            let refused = post(&app, path, kind, body).await;
+            assert_eq!(refused.status(), 503, "{path}");
+            assert_eq!(refused.headers()["retry-after"], "1", "{path}");
+            assert!(text(refused).await.contains("\"overloaded\""), "{path}");
+        }
+        // A load that is under way ends with the problem as its last line.
+        full.set(BODIES_BYTES_MAX - (200 << 10)).unwrap();
+        let large = format!("{LINE}{{\"stream\":\"s\",\"data\":\"{}\"}}", "x".repeat(400 << 10));
+        let answer = text(post(&app, "/v1/events", "application/x-ndjson", large).await).await;
+        assert!(answer.contains("\"overloaded\"") && answer.contains("503"), "{answer}");
+        drop(full);
+        for (path, kind, body) in doors {
+            assert!(post(&app, path, kind, body).await.status().is_success(), "{path}");
+        }
+    }
 }

@@ -28,19 +28,26 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use hyper::header::HeaderValue;
 
 use self::target::Target;
-use crate::config;
+use crate::config::{self, Config, ConfigError};
 
 /// An HTTP/JSON event store in one binary: append events, follow them, load and measure.
 #[derive(Debug, Parser)]
 #[command(name = "kimberlite", version, propagate_version = true)]
 struct Cli {
-    #[command(flatten)]
-    global: Global,
     #[command(subcommand)]
     command: Command,
 }
 
-/// What every command that speaks to a server knows.
+/// A command that speaks to a server.
+#[derive(Debug, Args)]
+struct Calling<A: Args> {
+    #[command(flatten)]
+    args: A,
+    #[command(flatten)]
+    global: Global,
+}
+
+/// What every command that speaks to a server knows, and those below it.
 #[derive(Debug, Args)]
 struct Global {
     /// Where the server is, as `http://host:port`.
@@ -68,15 +75,15 @@ enum Command {
     /// Start a server for this machine alone: everything on, a ready tenant, no credentials needed.
     Dev(dev::DevArgs),
     /// Append an event to a stream and print the receipt.
-    Append(append::AppendArgs),
+    Append(Calling<append::AppendArgs>),
     /// Print the events of a stream, or of the whole log.
-    Read(read::ReadArgs),
+    Read(Calling<read::ReadArgs>),
     /// Print events and go on as they come, across lost connections, until Ctrl-C.
-    Tail(tail::TailArgs),
+    Tail(Calling<tail::TailArgs>),
     /// Load a CSV or NDJSON file; a second run of the same file adds nothing.
-    Import(import::ImportArgs),
+    Import(Calling<import::ImportArgs>),
     /// Drive a running server with synthetic work and print how fast it answers.
-    Bench(bench::BenchArgs),
+    Bench(Calling<bench::BenchArgs>),
     /// Show what can be configured.
     Config(ConfigArgs),
 }
@@ -93,6 +100,8 @@ struct ConfigArgs {
 #[derive(Debug, thiserror::Error)]
 enum CliError {
     #[error(transparent)]
+    Environment(#[from] ConfigError),
+    #[error(transparent)]
     Dev(#[from] dev::DevError),
     #[error(transparent)]
     Append(#[from] append::AppendError),
@@ -105,24 +114,12 @@ enum CliError {
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
     #[error("the table could not be printed: {0}")]
-    Config(#[source] io::Error),
+    Explain(#[source] io::Error),
 }
 
 /// Parses the process's arguments, runs the command and turns its end into an exit code.
 pub fn main() -> ExitCode {
-    let Cli { global, command } = Cli::parse();
-    let ended = match command {
-        Command::Dev(args) => dev::run(args).map_err(CliError::from),
-        Command::Append(args) => append::run(&args, &global).map_err(CliError::from),
-        Command::Read(args) => read::run(&args, &global).map_err(CliError::from),
-        Command::Tail(args) => tail::run(&args, &global).map_err(CliError::from),
-        Command::Import(args) => import::run(&args, &global).map_err(CliError::from),
-        Command::Bench(args) => bench::run(&args, &global).map_err(CliError::from),
-        Command::Config(_) => {
-            io::stdout().write_all(config::explain().as_bytes()).map_err(CliError::Config)
-        }
-    };
-    match ended {
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         // `kimberlite read | head` is a reader that has seen enough, not a failure.
         Err(error) if output_closed(&error) => ExitCode::SUCCESS,
@@ -133,6 +130,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn run(command: Command) -> Result<(), CliError> {
+    // Only this one does not mind a misspelt variable: it shows how they are spelt.
+    if let Command::Config(_) = command {
+        return io::stdout().write_all(config::explain().as_bytes()).map_err(CliError::Explain);
+    }
+    let config = Config::from_environment()?;
+    match command {
+        Command::Dev(args) => dev::run(args, config)?,
+        Command::Append(Calling { args, global }) => append::run(&args, &global)?,
+        Command::Read(Calling { args, global }) => read::run(&args, &global)?,
+        Command::Tail(Calling { args, global }) => tail::run(&args, &global)?,
+        Command::Import(Calling { args, global }) => import::run(&args, &global)?,
+        Command::Bench(Calling { args, global }) => bench::run(&args, &global)?,
+        Command::Config(_) => unreachable!("explained above"),
+    }
+    Ok(())
+}
+
 impl CliError {
     /// Whether the command as typed makes no sense, whatever the server says.
     fn is_usage(&self) -> bool {
@@ -140,14 +155,15 @@ impl CliError {
             Self::Append(error) => error.is_usage(),
             Self::Import(error) => error.is_usage(),
             Self::Bench(error) => error.is_usage(),
-            Self::Dev(_) | Self::Read(_) | Self::Tail(_) | Self::Config(_) => false,
+            Self::Environment(_) => true,
+            Self::Dev(_) | Self::Read(_) | Self::Tail(_) | Self::Explain(_) => false,
         }
     }
 }
 
 /// Whether the pipe that we print into was closed by its reader.
 fn output_closed(error: &CliError) -> bool {
-    let (CliError::Config(cause)
+    let (CliError::Explain(cause)
     | CliError::Append(append::AppendError::Output(cause))
     | CliError::Read(read::ReadError::Output(cause))
     | CliError::Tail(tail::TailError::Output(cause))) = error

@@ -4,20 +4,22 @@
 //! Values come from `KIMBERLITE_*` environment variables. There is no configuration file, and a
 //! variable that the table does not know is an error.
 
-use std::{fmt::Write as _, net::SocketAddr, time::Duration};
+use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
 const PREFIX: &str = "KIMBERLITE_";
 
 /// What a user may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// Where the log is kept, unless the command line says otherwise.
+    pub data: PathBuf,
     /// Host names, beside loopback ones, under which this server answers.
     pub http_hosts: Vec<String>,
     /// Origins whose pages may call this server.
     pub cors_origins: Vec<String>,
     /// Connections served at one time.
     pub connections_max: usize,
-    /// Time in which a request's head has to arrive.
+    /// Time in which a request's head, or an answer to an HTTP/2 PING, has to arrive.
     pub header_timeout: Duration,
     /// Time in which a body, or a further piece of a bulk body, has to arrive.
     pub body_timeout: Duration,
@@ -34,6 +36,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let mut config = Self {
+            data: PathBuf::new(),
             http_hosts: Vec::new(),
             cors_origins: Vec::new(),
             connections_max: 0,
@@ -69,7 +72,7 @@ pub struct Key {
     set: fn(&mut Config, &str) -> Result<(), Wrong>,
 }
 
-/// Every key. `listen`, `data`, `url` and `key` are read by the command line, whose flags stand
+/// Every key. `listen`, `url` and `key` are read by the command line, whose flags stand
 /// above them.
 pub const KEYS: &[Key] = &[
     Key {
@@ -86,7 +89,14 @@ pub const KEYS: &[Key] = &[
         default: "./kimberlite-data",
         unit: "folder",
         what: "Where the log is kept (--data).",
-        set: |_, text| if text.is_empty() { Err("is empty") } else { Ok(()) },
+        set: |config, text| {
+            config.data = text.into();
+            match text {
+                "" => Err("is empty"),
+                _ if text.contains(char::REPLACEMENT_CHARACTER) => Err("is not UTF-8"),
+                _ => Ok(()),
+            }
+        },
     },
     Key {
         name: "url",
@@ -147,7 +157,8 @@ pub const KEYS: &[Key] = &[
         env: "KIMBERLITE_HTTP_HEADER_TIMEOUT_MS",
         default: "30000",
         unit: "milliseconds",
-        what: "Time in which a request's head has to arrive, and how long an unused connection stays open.",
+        what: "Time in which a request's head has to arrive, and how long an unused HTTP/1.1 connection stays open; an \
+               HTTP/2 connection is asked this often whether its caller is still there.",
         set: |config, text| milliseconds(&mut config.header_timeout, text),
     },
     Key {

@@ -8,7 +8,11 @@ use std::{borrow::Cow, collections::HashSet};
 
 use kimberlite_store::limits::JSON_DEPTH_MAX;
 use memchr::memchr2;
-use serde::Deserialize;
+use serde::{
+    Deserialize,
+    de::{Deserializer, Visitor},
+    forward_to_deserialize_any,
+};
 use serde_path_to_error::Segment;
 
 use crate::problem::{Code, FieldError, Problem};
@@ -24,6 +28,53 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem
         Problem::at(Code::MalformedJson, "", detail)
     })?;
     serde_json::from_str(text).map_err(|error| explain::<T>(text, &error))
+}
+
+/// Lets derived structs be read from JSON objects alone: by themselves they also take an array, as
+/// their fields by position. Wants `#[serde(remote = "Self")]` on each.
+macro_rules! only_from_objects {
+    ($($name:ident $(<$lifetime:lifetime>)?),* $(,)?) => {
+        $(impl<'de $(: $lifetime, $lifetime)?> serde::Deserialize<'de> for $name $(<$lifetime>)? {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::deserialize(crate::json::OnlyObjects(deserializer))
+            }
+        })*
+    };
+}
+pub(crate) use only_from_objects;
+
+/// See [`only_from_objects`].
+pub(crate) struct OnlyObjects<D>(pub(crate) D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for OnlyObjects<D> {
+    type Error = D::Error;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.0.deserialize_map(visitor)
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_any(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+/// A field that is `null` counts as left out.
+pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Parses again, slowly, to say where it went wrong.
@@ -58,8 +109,35 @@ fn explain<'a, T: Deserialize<'a>>(text: &'a str, error: &serde_json::Error) -> 
             let whole = if pointer.ends_with(&key) { pointer } else { pointer + &key };
             Problem::at(Code::InvalidBody, whole, "is not known here")
         }
-        None => Problem::at(Code::InvalidBody, pointer, said),
+        None => Problem::at(Code::InvalidBody, pointer, in_words_of_json(&said)),
     }
+}
+
+/// What the library says of a wrong type or value, without its names for them.
+fn in_words_of_json(said: &str) -> String {
+    let Some((found, expected)) = said
+        .strip_prefix("invalid ")
+        .and_then(|rest| rest.split_once(": "))
+        .and_then(|(_, rest)| rest.rsplit_once(", expected "))
+    else {
+        return said.to_owned();
+    };
+    let expected = match expected {
+        "a sequence" => "an array",
+        "u64" => "a whole number that is not negative",
+        name if name.starts_with("struct ") => "an object",
+        said => said,
+    };
+    let found = match found.split([' ', '`']).next() {
+        Some("null") => "null",
+        Some("boolean") => "a boolean",
+        Some("integer" | "floating" | "number") => "a number",
+        Some("string") => "a string",
+        Some("sequence") => "an array",
+        Some("map") => "an object",
+        _ => return format!("must be {expected}"),
+    };
+    format!("is {found}; it must be {expected}")
 }
 
 /// The error without the place that serde adds to it.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::{
-    extract::{MatchedPath, State},
+    extract::{MatchedPath, Request, State},
     http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -30,7 +30,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::app::App;
+use crate::{app::App, problem::Problem, query};
 
 /// Seconds, from well below a sync to far beyond patience.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -230,9 +230,13 @@ fn whole(n: usize) -> i64 {
     get, path = "/metrics", tag = "operations", summary = "Metrics",
     responses((status = 200, description = "Metrics", content_type = "application/openmetrics-text", body = String))
 )]
-pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
+pub(crate) async fn metrics(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    query::none(request.uri().query())?;
     let mut text = String::new();
     text::encode(&mut text, &app.metrics.registry).expect("strings take all");
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], text).into_response()
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], text).into_response())
 }

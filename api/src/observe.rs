@@ -81,14 +81,10 @@ fn panicked(panic: &(dyn Any + Send)) -> Response {
 #[cfg(test)]
 mod tests {
     use axum::{Router, body::Body, http::Request, routing::get};
-    use kimberlite_store::{
-        Options, Store,
-        words::{Actor, TenantName},
-    };
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::config::Config;
+    use crate::app;
 
     async fn broken() -> Response {
         panic!("a secret detail");
@@ -96,16 +92,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_as_a_500_that_shows_only_its_id() {
-        let folder = tempfile::tempdir().unwrap();
-        let options = Options {
-            folder: folder.path().to_owned(),
-            segment_bytes: 1 << 20,
-            checkpoint_records: 1000,
-        };
-        let store = Store::open(options).unwrap();
-        let (actor, name) = (Actor::new("a").unwrap(), TenantName::new("t").unwrap());
-        let tenant = store.create_tenant(actor.clone(), name.clone()).await.unwrap();
-        let app = App::new(store, tenant, name, actor, Config::default());
+        let (app, _folder) = app::of_tests().await;
         let layer = axum::middleware::from_fn_with_state(app, observe);
         let router = Router::new().route("/broken", get(broken)).layer(layer);
         let request =

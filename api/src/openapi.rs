@@ -12,7 +12,7 @@ use crate::{app::App, metrics, v1};
 const ABOUT: &str = "An event store over HTTP and JSON: append events, read and follow them.\n\n\
     Problems are RFC 9457 `application/problem+json`, each explained under `/docs/problems/{code}`. Unknown fields and query \
     parameters are refused. Times are RFC 3339 in UTC; positions and versions are whole numbers below 2^53. `next` is a path \
-    with query, to be requested as it stands. Bodies may be compressed with gzip or zstd. Objects with a key twice and \\u \
+    with query, to be requested as it stands. In a body an optional field that is `null` counts as left out. Bodies may be compressed with gzip or zstd. Objects with a key twice and \\u \
     escapes of half a surrogate pair are refused.";
 
 /// What the document says beside its operations.
@@ -40,7 +40,11 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(v1::records::read_event_leaf))
         .routes(routes!(v1::records::read_event_opening))
         .routes(routes!(v1::streams::list_streams))
-        .routes(routes!(v1::streams::describe_stream, v1::streams::delete_stream))
+        .routes(routes!(
+            v1::streams::describe_stream,
+            v1::streams::head_stream,
+            v1::streams::delete_stream
+        ))
         .routes(routes!(v1::records::read_record))
         .routes(routes!(v1::records::read_record_leaf))
         .routes(routes!(v1::records::read_record_opening))
@@ -68,9 +72,11 @@ pub fn document() -> Value {
     let problem = json!({"description": "A problem", "content": {"application/problem+json": {
         "schema": {"$ref": "#/components/schemas/Problem"}}}});
     let paths = document["paths"].as_object_mut().expect("a document has paths");
-    for (_, methods) in paths.iter_mut().filter(|(path, _)| path.starts_with("/v1/")) {
-        for operation in methods.as_object_mut().into_iter().flat_map(|m| m.values_mut()) {
-            operation["responses"]["default"] = problem.clone();
+    let head_problem = json!({"description": "A problem, of which HEAD shows the status alone"});
+    for methods in paths.values_mut() {
+        for (method, operation) in methods.as_object_mut().into_iter().flatten() {
+            let default = if method == "head" { &head_problem } else { &problem };
+            operation["responses"]["default"] = default.clone();
             let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
             for parameter in parameters.into_iter().flatten().filter(|p| p["in"] == "path") {
                 bound(parameter);

@@ -107,7 +107,8 @@ problems! {
         "This request does not support a header that it has",
         "A header that asks for something is refused where it would have no effect: an \
          Idempotency-Key on a request that keeps none, a condition where nothing is compared, a \
-         preference that this version does not carry out.";
+         position to wait for on the only node, a preference that this version does not carry \
+         out.";
     ConditionsDisagree = "conditions_disagree", 400, never, None,
         "The body and the headers expect different things",
         "`expected` in the body and If-Match or If-None-Match in the head say different things. \

@@ -41,7 +41,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     app::{self, App, TraceId},
-    config::{Config, ConfigError},
+    config::Config,
     limits::H2_STREAMS_MAX,
     problem::{Code, Problem},
 };
@@ -69,9 +69,6 @@ pub struct ServerArgs {
 /// Why the server did not start, or broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// A setting cannot be used.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
     /// Without credentials only this machine may call.
     #[error(
         "{0} is no loopback address: a development server asks nobody who they are; use --listen 127.0.0.1:7070"
@@ -112,8 +109,7 @@ pub enum ServeError {
 ///
 /// # Errors
 /// See [`ServeError`].
-pub async fn run(args: ServerArgs) -> Result<(), ServeError> {
-    let config = Config::from_environment()?;
+pub async fn run(args: ServerArgs, config: Config) -> Result<(), ServeError> {
     start_log(&config);
     let system = |what| move |source| ServeError::System { what, source };
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listening for SIGINT"))?;

@@ -5,7 +5,10 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use clap::Args;
 use tokio::runtime::Runtime;
 
-use crate::server::{self, ServeError, ServerArgs};
+use crate::{
+    config::Config,
+    server::{self, ServeError, ServerArgs},
+};
 
 /// Start a server for this machine alone: everything on, a ready tenant `dev`, no credentials needed.
 #[derive(Debug, Args)]
@@ -18,15 +21,12 @@ pub(super) struct DevArgs {
         default_value = "127.0.0.1:7070"
     )]
     listen: SocketAddr,
-    /// The folder that keeps the log; made if it is not there.
-    #[arg(
-        long,
-        env = "KIMBERLITE_DATA",
-        value_name = "FOLDER",
-        default_value = "./kimberlite-data"
-    )]
-    data: PathBuf,
-    /// Keep everything in a temporary folder that goes with the process.
+    /// The folder that keeps the log, made if it is not there; where it is not given that of
+    /// `KIMBERLITE_DATA`, or else ./kimberlite-data.
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// Keep everything in a temporary folder that goes with the process, whatever `KIMBERLITE_DATA`
+    /// says.
     #[arg(long, conflicts_with = "data")]
     ephemeral: bool,
 }
@@ -46,8 +46,9 @@ pub(super) enum DevError {
 ///
 /// # Errors
 /// See [`DevError`].
-pub(super) fn run(args: DevArgs) -> Result<(), DevError> {
+pub(super) fn run(args: DevArgs, config: Config) -> Result<(), DevError> {
     let DevArgs { listen, data, ephemeral } = args;
+    let data = data.unwrap_or_else(|| config.data.clone());
     let runtime = Runtime::new().map_err(DevError::Start)?;
-    Ok(runtime.block_on(server::run(ServerArgs { listen, data, ephemeral }))?)
+    Ok(runtime.block_on(server::run(ServerArgs { listen, data, ephemeral }, config))?)
 }

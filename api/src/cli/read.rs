@@ -31,7 +31,7 @@ pub(super) struct ReadArgs {
     #[arg(long, value_enum, default_value_t = Direction::Forward)]
     direction: Direction,
     /// Most events to print.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     #[command(flatten)]
     filter: Filter,
@@ -96,7 +96,7 @@ fn first_page(args: &ReadArgs) -> String {
     if args.direction == Direction::Backward {
         path.push("direction", "backward");
     }
-    path.push("limit", &args.limit.unwrap_or(PAGE_EVENTS).clamp(1, PAGE_EVENTS).to_string());
+    path.push("limit", &args.limit.unwrap_or(PAGE_EVENTS).min(PAGE_EVENTS).to_string());
     args.filter.apply(&mut path);
     path.as_str().to_owned()
 }

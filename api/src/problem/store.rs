@@ -5,7 +5,7 @@ use kimberlite_store::{
     error::{Damage, ReadError},
 };
 
-use super::{Code, FieldError, Problem};
+use super::{Code, Problem};
 use crate::v1::{ActualBody, ExpectedBody, FailedConditionBody};
 
 impl From<Damage> for Problem {
@@ -84,11 +84,9 @@ impl From<Rejection> for Problem {
                 "Take a new key, or send the first request again as it was.",
             ),
             Rejection::StreamDeleted(stream) => {
-                let detail = format!("{stream} was deleted; ?recreate=true brings it back.");
-                Self::fields(
-                    Code::StreamDeleted,
-                    vec![FieldError { pointer: None, parameter: None, detail }],
-                )
+                let detail =
+                    format!("{stream} was deleted; an append with ?recreate=true brings it back.");
+                Self::new(Code::StreamDeleted, detail)
             }
             Rejection::StreamUnknown(stream) => {
                 Self::new(Code::StreamUnknown, format!("There is no stream {stream}."))
@@ -105,14 +103,14 @@ impl From<FailedCondition> for FailedConditionBody {
     fn from(failed: FailedCondition) -> Self {
         match failed {
             FailedCondition::Stream { place, stream, expected, actual } => Self {
-                pointer: format!("{}/expected", pointer(place)),
+                pointer: Some(format!("{}/expected", pointer(place))),
                 stream: Some(stream.to_string()),
                 expected: Some(ExpectedBody::from(expected)),
                 actual: Some(ActualBody::from(actual)),
                 position: None,
             },
             FailedCondition::Match { place, position } => Self {
-                pointer: format!("{}/fail_if_events_match", pointer(place)),
+                pointer: Some(format!("{}/fail_if_events_match", pointer(place))),
                 stream: None,
                 expected: None,
                 actual: None,

@@ -8,7 +8,7 @@ use axum::{
 };
 use bytes::Bytes;
 use kimberlite_store::{
-    append::{Append, AppendError, FailedCondition, NewEvent, Rejection, StreamAppend},
+    append::{Append, NewEvent, StreamAppend},
     limits::EVENTS_MAX,
 };
 use serde::Deserialize;
@@ -30,7 +30,7 @@ use crate::{
 
 /// Events to be appended to one stream, all or none.
 #[derive(Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(as = AppendRequest)]
 pub(crate) struct AppendBody<'a> {
     /// 1 to 1000 events.
@@ -41,6 +41,8 @@ pub(crate) struct AppendBody<'a> {
     #[serde(default)]
     expected: Option<ExpectedBody>,
 }
+
+json::only_from_objects!(AppendBody<'a>);
 
 /// Append events to a stream
 ///
@@ -98,7 +100,8 @@ pub(crate) async fn append_to_stream(
         Content::Json | Content::Ndjson => events(&body)?,
     };
     if events.is_empty() || events.len() > EVENTS_MAX {
-        return Err(event_count(events.len(), "/events"));
+        let pointer = if content == Content::Json { "/events" } else { "" };
+        return Err(event_count(events.len(), pointer));
     }
     let expected = conditions::join(from_body, from_head)?;
     let idempotency = conditions::idempotency(&parts, "append_to_stream", &body)?;
@@ -110,7 +113,8 @@ pub(crate) async fn append_to_stream(
         idempotency,
     };
     let started = Instant::now();
-    let appended = app.store.append(&app.tenant, command).await.map_err(of_one_stream)?;
+    let appended = app.store.append(&app.tenant, command).await;
+    let appended = appended.map_err(|e| conditions::of_one_stream(e, Some("/expected")))?;
     app.metrics.appended(if appended.replayed { 0 } else { count }, started.elapsed());
     let receipt = appended
         .receipts
@@ -141,17 +145,4 @@ pub(crate) fn event_count(count: usize, pointer: impl Into<String>) -> Problem {
         pointer,
         format!("has {count} events; the limit is {EVENTS_MAX}"),
     )
-}
-
-/// In a body for one stream `expected` stands at the top.
-fn of_one_stream(error: AppendError) -> Problem {
-    let AppendError::Rejected(Rejection::ConditionsFailed(failed)) = error else {
-        return error.into();
-    };
-    let bodies = failed.into_iter().map(|failed: FailedCondition| {
-        let mut body = super::FailedConditionBody::from(failed);
-        "/expected".clone_into(&mut body.pointer);
-        body
-    });
-    Problem::conditions(bodies.collect())
 }

@@ -21,9 +21,9 @@ use super::{
 };
 use crate::{
     app::{App, TraceId},
-    body::{self, Content, Inflate},
+    body::{self, Content, Held, Inflate},
     json,
-    limits::{BULK_BATCH_BYTES, BULK_BATCH_LINES_MAX, BULK_LINE_BYTES_MAX},
+    limits::{BULK_BATCH_BYTES, BULK_BATCH_LINES_MAX, BULK_LINE_BYTES_MAX, INFLATE_STEP_BYTES},
     problem::{Code, Problem, ProblemBody},
     query::Query,
 };
@@ -75,6 +75,9 @@ pub(crate) async fn append_lines(
     query.finish()?;
     conditions::refuse(&parts.headers, Refused::KeyAndConditions)?;
     Content::of(&parts.headers, &[Content::Ndjson])?;
+    // Where there is no room for a beginning, that is an answer of its own.
+    let mut held = app.bodies.hold();
+    held.set(INFLATE_STEP_BYTES)?;
     let lines = Lines {
         app: Arc::clone(&app),
         body,
@@ -83,6 +86,8 @@ pub(crate) async fn append_lines(
         buffer: BytesMut::new(),
         searched: 0,
         number: 0,
+        handed_out: 0,
+        held,
         recreate,
         refused: None,
         ended: false,
@@ -112,6 +117,7 @@ impl Lot {
 /// A lot on its way to the disk.
 struct Writing {
     numbers: Vec<u64>,
+    bytes: usize,
     started: Instant,
     outcome: Pin<Box<dyn Future<Output = BulkOutcome> + Send>>,
 }
@@ -161,6 +167,7 @@ impl Bulk {
             async move { app.store.append_lines(&app.tenant, app.actor.clone(), lot.lines).await };
         self.writing = Some(Writing {
             numbers: lot.numbers,
+            bytes: lot.bytes,
             started: Instant::now(),
             outcome: Box::pin(outcome),
         });
@@ -178,6 +185,7 @@ impl Bulk {
 
     fn written(&mut self, writing: &Writing, outcome: BulkOutcome) -> Bytes {
         let done = outcome.receipts.len();
+        self.lines.handed_out -= writing.bytes;
         self.app.metrics.appended(done, writing.started.elapsed());
         let mut answer = Vec::new();
         if let (Some(first), Some(last)) = (outcome.receipts.first(), outcome.receipts.last()) {
@@ -189,7 +197,8 @@ impl Bulk {
             self.ended = true;
             let number =
                 writing.numbers.get(done).or(writing.numbers.last()).copied().unwrap_or_default();
-            answer.extend_from_slice(&self.refusal(number, &error.into()));
+            let problem = conditions::of_one_stream(error, Some("/expected"));
+            answer.extend_from_slice(&self.refusal(number, &problem));
         }
         answer.into()
     }
@@ -229,6 +238,10 @@ struct Lines {
     /// So much of the buffer holds no line break.
     searched: usize,
     number: u64,
+    /// Bytes of lines that are being collected or written.
+    handed_out: usize,
+    /// Counts those, and the buffer.
+    held: Held,
     recreate: bool,
     /// The line that ended the load, before it reached the store.
     refused: Option<(u64, Problem)>,
@@ -262,6 +275,7 @@ impl Lines {
             match parse(&line, self.recreate) {
                 Ok(append) => {
                     lot.bytes += line.len();
+                    self.handed_out += line.len();
                     lot.lines.push(append);
                     lot.numbers.push(self.number);
                     left -= 1;
@@ -295,6 +309,7 @@ impl Lines {
 
     /// Adds some of the body to the buffer; false at its end.
     async fn more(&mut self) -> Result<bool, Problem> {
+        self.held.set(self.buffer.len() + self.handed_out)?;
         let Some(inflate) = &mut self.inflate else { return Ok(false) };
         let before = self.buffer.len();
         if !self.input.is_empty() {

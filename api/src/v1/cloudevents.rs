@@ -71,7 +71,11 @@ pub(crate) struct CloudEventBody {
     /// The data, as JSON.
     #[schema(required = false)]
     data: serde_json::Value,
-    /// The data, in base64.
+    /// The data, in base64 with padding (RFC 4648, section 4).
+    #[schema(
+        content_encoding = "base64",
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+    )]
     data_base64: Option<String>,
 }
 
@@ -161,7 +165,13 @@ fn event(attributes: &Attributes<'_>, place: Place, body: &Bytes) -> Result<NewE
             "stands beside data",
         ));
     }
-    attributes.text("data_base64", place)?;
+    if attributes.text("data_base64", place)?.is_some_and(|text| !is_base64(&text)) {
+        return Err(Problem::at(
+            Code::InvalidBody,
+            format!("{place}/data_base64"),
+            "is not base64 with padding",
+        ));
+    }
     let uuid = new_event::uuid(&id).unwrap_or_else(|| {
         // A length before the first part keeps `ab` + `c` and `a` + `bc` apart.
         Uuid::new_v5(&NAMESPACE, format!("{} {source} {id}", source.len()).as_bytes())
@@ -194,6 +204,13 @@ fn event(attributes: &Attributes<'_>, place: Place, body: &Bytes) -> Result<NewE
     }
     event.metadata = Some(kept.into());
     Ok(event)
+}
+
+/// RFC 4648, section 4: its alphabet, padded to groups of four.
+fn is_base64(text: &str) -> bool {
+    let digits = text.trim_end_matches('=');
+    let digit = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
+    text.len().is_multiple_of(4) && text.len() - digits.len() <= 2 && digits.bytes().all(digit)
 }
 
 /// Attribute names are lower-case letters and digits; values are no arrays or objects.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use axum::http::{HeaderMap, HeaderName, header};
 use kimberlite_store::{
-    append::{Actual, Expected, Idempotency},
+    append::{Actual, AppendError, Expected, Idempotency, Rejection},
     limits::IDEMPOTENCY_KEY_BYTES_MAX,
     words::Version,
 };
@@ -117,9 +117,10 @@ impl From<Actual> for ActualBody {
 #[schema(as = FailedCondition)]
 pub(crate) struct FailedConditionBody {
     /// JSON pointer to the condition in the body; where it came as a header, the place where
-    /// `expected` would stand.
+    /// `expected` would stand. Absent where the request has no body.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "/conditions/0/expected")]
-    pub(crate) pointer: String,
+    pub(crate) pointer: Option<String>,
     /// The stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stream: Option<String>,
@@ -132,6 +133,19 @@ pub(crate) struct FailedConditionBody {
     /// Position of the first event that matches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) position: Option<u64>,
+}
+
+/// What the store says of a request for one stream, whose `expected` stands at `pointer`: the store
+/// speaks of places in a transaction.
+pub(crate) fn of_one_stream(error: AppendError, pointer: Option<&str>) -> Problem {
+    let AppendError::Rejected(Rejection::ConditionsFailed(failed)) = error else {
+        return error.into();
+    };
+    let placed = failed.into_iter().map(|failed| FailedConditionBody {
+        pointer: pointer.map(ToOwned::to_owned),
+        ..failed.into()
+    });
+    Problem::conditions(placed.collect())
 }
 
 /// Joins the body's `expected` with what the headers say.
@@ -207,6 +221,14 @@ pub(crate) fn idempotency(
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// What no request gives: nothing here is known by the time it changed, and the one node has every
+/// position that was acknowledged.
+const NEVER: [HeaderName; 4] = [
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+    HeaderName::from_static("kimberlite-min-position"),
+];
 
 /// Refuses headers that ask for something that the request cannot give.
 pub(crate) fn refuse(headers: &HeaderMap, refused: Refused) -> Result<(), Problem> {
@@ -222,7 +244,7 @@ pub(crate) fn refuse(headers: &HeaderMap, refused: Refused) -> Result<(), Proble
         Refused::Conditions => &[header::IF_MATCH, header::IF_NONE_MATCH],
         Refused::Nothing => &[],
     };
-    if let Some(name) = names.iter().find(|name| headers.contains_key(*name)) {
+    if let Some(name) = names.iter().chain(&NEVER).find(|name| headers.contains_key(*name)) {
         return Err(unsupported(name));
     }
     let receipt = |v: &axum::http::HeaderValue| {

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    read::{behind, frames, refuse_unfollowable, with_type},
+    read::{frames, refuse_unfollowable, with_type},
     selection::{Asked, cursor_text},
 };
 use crate::{
@@ -77,9 +77,10 @@ pub(crate) async fn follow(
     let tip = app.store.tip(&app.tenant);
     if selection.after == After::Head {
         // Fixed now, so that what comes next is not skipped later.
-        let last = tip.borrow().checked_sub(1).and_then(Position::new);
-        behind(&mut selection, last.map_or(After::Nothing, After::Position));
+        let last = last_below(*tip.borrow());
+        selection.after = last.map_or(After::Nothing, After::Position);
     }
+    refuse_foreign(&app, selection.after)?;
     let mut follower = Follower {
         cursor: None,
         selection,
@@ -106,6 +107,26 @@ pub(crate) async fn follow(
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// The last of so many records.
+fn last_below(count: u64) -> Option<Position> {
+    count.checked_sub(1).and_then(Position::new)
+}
+
+/// Refuses a place that this log does not have. Reading does so too, but not while there is no
+/// stream to read.
+fn refuse_foreign(app: &App, after: After) -> Result<(), Problem> {
+    let (position, check) = match after {
+        After::Nothing | After::Head => return Ok(()),
+        After::Position(position) => (position, None),
+        After::Cursor(cursor) => (cursor.position, Some(cursor.check)),
+    };
+    let ours = app.store.cursor(&app.tenant, position)?;
+    if ours.is_some_and(|ours| check.is_none_or(|check| check == ours.check)) {
+        return Ok(());
+    }
+    Err(ReadError::Diverged { position }.into())
 }
 
 impl Follower {
@@ -155,19 +176,17 @@ impl Follower {
     async fn advance(&mut self) -> Result<(), Problem> {
         let tip = *self.tip.borrow_and_update();
         let batch = match self.app.store.read(&self.app.tenant, &self.selection, Shape::Sse).await {
-            // It may come into being with any record.
+            // It may come into being with any record; those up to here are none of it.
             Err(ReadError::StreamUnknown) => {
+                if let Some(last) = last_below(tip) {
+                    self.pass(self.app.store.cursor(&self.app.tenant, last)?);
+                }
                 self.seen = tip;
                 return Ok(());
             }
             read => read?,
         };
-        if let Some(cursor) = batch.cursor {
-            behind(&mut self.selection, After::Cursor(cursor));
-            // A cursor may lie behind the last event of the batch: the frames do not say so.
-            self.untold = self.cursor != Some(cursor);
-            self.cursor = Some(cursor);
-        }
+        self.pass(batch.cursor);
         self.seen = if batch.finished {
             batch.head
         } else {
@@ -175,6 +194,15 @@ impl Follower {
         };
         self.queue.extend(frames(batch.pieces));
         Ok(())
+    }
+
+    /// Goes on behind `cursor` from now on.
+    fn pass(&mut self, cursor: Option<Cursor>) {
+        let Some(cursor) = cursor else { return };
+        self.selection.after = After::Cursor(cursor);
+        // It may lie behind the last event of a batch: the frames do not say so.
+        self.untold = self.cursor != Some(cursor);
+        self.cursor = Some(cursor);
     }
 
     /// Frames of the timer.

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::{extract::State, response::Response};
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
 use serde::Serialize;
 
 use super::receipt;
 use crate::{
     app::App,
     problem::{Code, Problem, ProblemBody},
+    query,
 };
 
 /// The server is well.
@@ -25,8 +29,9 @@ struct HealthBody {
     get, path = "/health/live", tag = "operations", operation_id = "health_live",
     responses((status = 200, description = "It does", body = HealthBody))
 )]
-pub(crate) async fn health_live() -> Response {
-    receipt::json(&HealthBody { status: "ok" })
+pub(crate) async fn health_live(request: Request) -> Result<Response, Problem> {
+    query::none(request.uri().query())?;
+    Ok(receipt::json(&HealthBody { status: "ok" }))
 }
 
 /// The server can do its work
@@ -39,7 +44,11 @@ pub(crate) async fn health_live() -> Response {
         (status = 503, description = "It cannot, and why", content_type = "application/problem+json", body = ProblemBody),
     )
 )]
-pub(crate) async fn health_ready(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+pub(crate) async fn health_ready(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    query::none(request.uri().query())?;
     if *app.draining.borrow() {
         return Err(Problem::new(Code::Draining, "Reconnect in a moment."));
     }

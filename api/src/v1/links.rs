@@ -9,6 +9,7 @@ use axum::{
 };
 use kimberlite_store::words::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     conditions::{self, Refused},
@@ -25,10 +26,10 @@ use crate::{
 
 /// What the link is for.
 #[derive(Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(as = LinkRequest)]
 struct LinkBody {
-    /// A path of this API, with its query.
+    /// A path of this API that GET reads, with its query.
     #[schema(example = "/v1/events?type=order-placed", max_length = 4096, pattern = "^/v1/")]
     path: String,
     /// Seconds that it lives: 1 to 3600, 300 where it is left out.
@@ -36,6 +37,8 @@ struct LinkBody {
     #[schema(minimum = 1, maximum = 3600)]
     ttl_s: Option<u64>,
 }
+
+json::only_from_objects!(LinkBody);
 
 /// A link.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -80,10 +83,13 @@ pub(crate) async fn create_link(
     }
     let known = asked.path.starts_with("/v1/")
         && asked.path.len() <= LINK_PATH_BYTES_MAX
-        && asked.path.parse::<Uri>().is_ok_and(|uri| uri.to_string() == asked.path);
+        && asked
+            .path
+            .parse::<Uri>()
+            .is_ok_and(|uri| uri.to_string() == asked.path && is_read(&app.document, uri.path()));
     if !known {
         let detail = format!(
-            "is no path below /v1/ of at most {LINK_PATH_BYTES_MAX} bytes, with or without a query"
+            "is no path of at most {LINK_PATH_BYTES_MAX} bytes below /v1/ that GET reads, with or without a query"
         );
         return Err(Problem::at(Code::InvalidBody, "/path", detail));
     }
@@ -92,4 +98,17 @@ pub(crate) async fn create_link(
         .expect("an hour from now is a time");
     let url = app.links.sign(app.tenant_name.as_str(), &asked.path, expires);
     Ok(receipt::answer(&LinkAnswer { url, expires_at: expires.to_string() }, None, false))
+}
+
+/// Whether the API describes a GET of this path.
+fn is_read(document: &Value, path: &str) -> bool {
+    let fits = |template: &str| {
+        let mut parts = path.split('/');
+        let fit =
+            |part: &str, sent: &str| sent == part || (part.starts_with('{') && !sent.is_empty());
+        template.split('/').all(|part| parts.next().is_some_and(|sent| fit(part, sent)))
+            && parts.next().is_none()
+    };
+    let paths = document["paths"].as_object().expect("a document has paths");
+    paths.iter().any(|(template, methods)| fits(template) && !methods["get"].is_null())
 }

@@ -25,7 +25,7 @@ pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 /// An event to be appended.
 #[derive(Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(as = NewEvent)]
 pub(crate) struct EventBody<'a> {
     /// Its type: 1 to 256 bytes without control characters.
@@ -51,18 +51,18 @@ pub(crate) struct EventBody<'a> {
     #[schema(value_type = Option<String>, format = DateTime, example = "2026-11-22T09:59:58Z")]
     pub(crate) occurred_at: Option<Text<'a>>,
     /// Must be empty in this version: data of subjects cannot be sealed yet.
-    #[serde(borrow, default)]
-    #[schema(value_type = Vec<String>, required = false, max_items = 0)]
+    #[serde(borrow, default, deserialize_with = "json::null_is_default")]
+    #[schema(value_type = Option<Vec<String>>, max_items = 0)]
     pub(crate) subjects: Vec<Text<'a>>,
     /// At most 32 tags of 1 to 256 bytes without control characters.
-    #[serde(borrow, default)]
-    #[schema(value_type = Vec<String>, required = false, max_items = 32, example = json!(["sku:A7"]))]
+    #[serde(borrow, default, deserialize_with = "json::null_is_default")]
+    #[schema(value_type = Option<Vec<String>>, max_items = 32, example = json!(["sku:A7"]))]
     pub(crate) tags: Vec<Text<'a>>,
 }
 
 /// One line of a bulk load: an event with its stream.
 #[derive(Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(as = BulkLine)]
 pub(crate) struct LineBody<'a> {
     /// The stream.
@@ -93,14 +93,16 @@ pub(crate) struct LineBody<'a> {
     #[schema(value_type = Option<String>, format = DateTime)]
     occurred_at: Option<Text<'a>>,
     /// See `NewEvent`.
-    #[serde(borrow, default)]
-    #[schema(value_type = Vec<String>, required = false, max_items = 0)]
+    #[serde(borrow, default, deserialize_with = "json::null_is_default")]
+    #[schema(value_type = Option<Vec<String>>, max_items = 0)]
     subjects: Vec<Text<'a>>,
     /// See `NewEvent`.
-    #[serde(borrow, default)]
-    #[schema(value_type = Vec<String>, required = false, max_items = 32)]
+    #[serde(borrow, default, deserialize_with = "json::null_is_default")]
+    #[schema(value_type = Option<Vec<String>>, max_items = 32)]
     tags: Vec<Text<'a>>,
 }
+
+json::only_from_objects!(EventBody<'a>, LineBody<'a>);
 
 impl<'a> LineBody<'a> {
     /// The stream, what is expected of it, and the event.

@@ -50,7 +50,6 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
     params(
         FilterParams,
         ("stream_prefix" = Option<String>, Query, description = "Streams whose names start so", example = "order-"),
-        ("subject" = Option<String>, Query, description = "Has no meaning in this version, and is refused with 422"),
         ("Last-Event-ID" = Option<String>, Header, description = "Following only: resume behind this cursor"),
     ),
     responses(
@@ -135,16 +134,8 @@ fn resume(selection: &mut Selection, headers: &HeaderMap, format: Format) -> Res
     let cursor = parse_cursor(text).ok_or_else(|| {
         Problem::new(Code::InvalidHeader, "Last-Event-ID is no cursor of this server.")
     })?;
-    behind(selection, After::Cursor(cursor));
+    selection.after = After::Cursor(cursor);
     Ok(())
-}
-
-/// Makes a selection go on behind a place.
-pub(crate) fn behind(selection: &mut Selection, after: After) {
-    selection.after = after;
-    if let Source::Stream { from, .. } = &mut selection.source {
-        *from = None;
-    }
 }
 
 async fn page(app: &App, asked: &Asked) -> Result<Response, Problem> {
@@ -292,7 +283,7 @@ impl Lines {
             || self.wanted == Some(0)
             || batch.cursor.is_none_or(|c| reached(c.position.get()));
         if let Some(cursor) = batch.cursor {
-            behind(&mut self.selection, After::Cursor(cursor));
+            self.selection.after = After::Cursor(cursor);
         }
         self.queue.extend(frames(batch.pieces));
         Ok(())

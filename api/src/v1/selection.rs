@@ -41,6 +41,8 @@ pub(crate) struct FilterParams {
     /// All of these tags.
     #[param(rename = "tag", max_items = 32)]
     tags: Option<Vec<String>>,
+    /// Has no meaning in this version, and is refused with 422.
+    subject: Option<String>,
     /// Committed at or after this time (RFC 3339).
     #[param(format = DateTime)]
     from_time: Option<String>,
@@ -71,10 +73,6 @@ pub(crate) struct Asked {
 impl Asked {
     /// For `/v1/events`.
     pub(crate) fn of_log(query: &mut Query<'_>) -> Result<Self, Problem> {
-        if !query.many("subject")?.is_empty() {
-            let detail = "has no meaning yet: this version takes no events with subjects";
-            return Err(Problem::parameter(Code::SubjectsUnavailable, "subject", detail));
-        }
         let prefix = query.one("stream_prefix")?.filter(|p| !p.is_empty());
         let prefix = prefix.map(|p| {
             StreamName::check_prefix(&p)
@@ -97,6 +95,10 @@ impl Asked {
     }
 
     fn read(query: &mut Query<'_>, source: Source) -> Result<Self, Problem> {
+        if !query.many("subject")?.is_empty() {
+            let detail = "has no meaning yet: this version takes no events with subjects";
+            return Err(Problem::parameter(Code::SubjectsUnavailable, "subject", detail));
+        }
         let after = query.parsed("after", "is no cursor, no position and not head", parse_after)?;
         let direction =
             query.parsed("direction", "is neither forward nor backward", |text| match text {

@@ -7,7 +7,11 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
-use kimberlite_store::{append::DeleteStream, read::StreamInfo, words::StreamName};
+use kimberlite_store::{
+    append::{AppendError, DeleteStream, Rejection},
+    read::StreamInfo,
+    words::StreamName,
+};
 use serde::Serialize;
 
 use super::{
@@ -161,6 +165,28 @@ pub(crate) async fn describe_stream(
     Ok(response)
 }
 
+/// Ask for a stream's version
+///
+/// As GET, without the body.
+#[utoipa::path(
+    head, path = "/v1/streams/{stream}", tag = "streams", operation_id = "head_stream",
+    params(
+        ("stream" = String, Path, description = "The stream's name; `/` in it is percent-encoded", example = "order-1"),
+        ("If-None-Match" = Option<String>, Header, description = "An ETag: 304 while it is still the stream's"),
+    ),
+    responses(
+        (status = 200, description = "It exists", headers(("ETag" = String, description = "Its version"))),
+        (status = 304, description = "Still the same"),
+    )
+)]
+pub(crate) async fn head_stream(
+    app: State<Arc<App>>,
+    stream: StreamPath,
+    request: Request,
+) -> Result<Response, Problem> {
+    describe_stream(app, stream, request).await
+}
+
 /// Delete a stream
 ///
 /// The stream reads 410 from then on, and appends to it are 410 unless `?recreate=true` (versions
@@ -190,6 +216,11 @@ pub(crate) async fn delete_stream(
     }
     let expected = conditions::of_headers(request.headers())?.unwrap_or_default();
     let command = DeleteStream { actor: app.actor.clone(), stream, expected };
-    app.store.delete_stream(&app.tenant, command).await?;
+    app.store.delete_stream(&app.tenant, command).await.map_err(|error| match error {
+        AppendError::Rejected(Rejection::StreamDeleted(_)) => {
+            Problem::new(Code::StreamDeleted, "It has been deleted before.")
+        }
+        error => conditions::of_one_stream(error, None),
+    })?;
     Ok(empty(StatusCode::NO_CONTENT))
 }

@@ -31,22 +31,22 @@ use crate::{
 
 /// Appends and conditions that stand or fall together.
 #[derive(Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(as = TransactionRequest)]
 pub(crate) struct TransactionBody<'a> {
     /// Each stream at most once; at most 1000 events in all.
-    #[serde(borrow, default)]
-    #[schema(required = false, max_items = 1000)]
+    #[serde(borrow, default, deserialize_with = "json::null_is_default")]
+    #[schema(value_type = Option<Vec<TransactionAppendBody>>, max_items = 1000)]
     appends: Vec<TransactionAppendBody<'a>>,
     /// What must hold besides.
-    #[serde(borrow, default)]
-    #[schema(required = false, max_items = 100)]
+    #[serde(borrow, default, deserialize_with = "json::null_is_default")]
+    #[schema(value_type = Option<Vec<ConditionBody>>, max_items = 100)]
     conditions: Vec<ConditionBody<'a>>,
 }
 
 /// Events for one stream.
 #[derive(Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(as = TransactionAppend)]
 struct TransactionAppendBody<'a> {
     /// The stream.
@@ -64,7 +64,7 @@ struct TransactionAppendBody<'a> {
 
 /// Either `stream` and `expected`, or `fail_if_events_match` with or without `after`.
 #[derive(Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(as = Condition)]
 struct ConditionBody<'a> {
     /// A stream of which something must hold.
@@ -85,7 +85,7 @@ struct ConditionBody<'a> {
 
 /// Events that match one of the items.
 #[derive(Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(as = EventMatch)]
 struct MatchBody<'a> {
     /// OR.
@@ -96,18 +96,26 @@ struct MatchBody<'a> {
 
 /// Events of one of the types (of any, where there are none) that have all of the tags.
 #[derive(Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 #[schema(as = EventMatchItem)]
 struct MatchItemBody<'a> {
     /// OR.
-    #[serde(borrow, default)]
-    #[schema(value_type = Vec<String>, required = false, max_items = 32)]
+    #[serde(borrow, default, deserialize_with = "json::null_is_default")]
+    #[schema(value_type = Option<Vec<String>>, max_items = 32)]
     types: Vec<Text<'a>>,
     /// AND.
-    #[serde(borrow, default)]
-    #[schema(value_type = Vec<String>, required = false, max_items = 32)]
+    #[serde(borrow, default, deserialize_with = "json::null_is_default")]
+    #[schema(value_type = Option<Vec<String>>, max_items = 32)]
     tags: Vec<Text<'a>>,
 }
+
+json::only_from_objects!(
+    TransactionBody<'a>,
+    TransactionAppendBody<'a>,
+    ConditionBody<'a>,
+    MatchBody<'a>,
+    MatchItemBody<'a>,
+);
 
 /// What a transaction did.
 #[derive(Serialize, utoipa::ToSchema)]

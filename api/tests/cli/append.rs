@@ -16,10 +16,10 @@ fn receipt_is_printed_and_the_event_sent_byte_for_byte() {
     let output = kimberlite_with(
         &server,
         &[
-            "--key",
-            "k1",
             "append",
             "a/b",
+            "--key",
+            "k1",
             "--type",
             "t",
             "--data",
@@ -65,7 +65,7 @@ fn what_is_not_given_is_not_sent() {
 
 #[test]
 fn table_names_what_the_receipt_says() {
-    let table = kimberlite(&receipts(), "--output table append s --type t");
+    let table = kimberlite(&receipts(), "append s --type t --output table");
     let table = stdout(&table);
     assert!(table.contains("position") && table.contains("1042") && table.contains("ab12"));
 }
@@ -103,17 +103,18 @@ fn command_that_makes_no_sense_is_a_usage_error() {
         "append s --type t --data @/no/such/file",
         "append s --type t --data - --metadata -",
         "append s --type t --expected soon",
-        "--url https://127.0.0.1 append s --type t",
     ] {
         stderr(&kimberlite(&server, arguments), 2);
     }
+    let tls = ["append", "s", "--type", "t", "--url", "https://127.0.0.1"];
+    stderr(&command().args(tls).output().unwrap(), 2);
     assert!(server.requests().is_empty());
 }
 
 #[test]
 fn server_that_is_not_there_is_named() {
     let output =
-        command().args(["--url", "http://127.0.0.1:1", "append", "s", "--type", "t"]).output();
+        command().args(["append", "s", "--type", "t", "--url", "http://127.0.0.1:1"]).output();
     let output = output.unwrap();
     assert!(stderr(&output, 1).contains("no answer from http://127.0.0.1:1"));
 }

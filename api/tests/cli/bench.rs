@@ -68,7 +68,7 @@ fn refused_work_ends_the_run() {
 
 #[test]
 fn only_this_machine_is_driven_without_being_asked_twice() {
-    let arguments = ["--url", "http://192.0.2.1", "bench", "append"];
+    let arguments = ["bench", "append", "--url", "http://192.0.2.1"];
     let output = command().args(arguments).output().unwrap();
     assert!(stderr(&output, 2).contains("--yes"));
     let shared = ["bench", "append", "--one-stream", "--expected-version"];

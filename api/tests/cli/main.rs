@@ -19,7 +19,8 @@ fn kimberlite(server: &Server, arguments: &str) -> Output {
 }
 
 fn kimberlite_with(server: &Server, arguments: &[&str]) -> Output {
-    command().args(["--url", server.url()]).args(arguments).output().unwrap()
+    let (name, rest) = arguments.split_first().unwrap();
+    command().args([name, "--url", server.url()]).args(rest).output().unwrap()
 }
 
 /// The binary, deaf to the environment of whoever runs the tests.
@@ -50,6 +51,37 @@ fn every_setting_is_explained() {
     let output = command().args(["config", "--explain"]).output().unwrap();
     assert!(stdout(&output).contains("KIMBERLITE_LISTEN"));
     stderr(&command().arg("config").output().unwrap(), 2);
+}
+
+#[test]
+fn options_stand_only_where_they_have_an_effect() {
+    for name in ["append", "read", "tail", "import", "bench", "dev", "config"] {
+        let help = command().args([name, "--help"]).output().unwrap();
+        let calls = !["dev", "config"].contains(&name);
+        for option in ["--url", "--key", "--output"] {
+            assert_eq!(stdout(&help).contains(option), calls, "{name} {option}");
+        }
+    }
+    for arguments in ["dev --ephemeral --url http://127.0.0.1:1", "config --explain --output json"]
+    {
+        stderr(&command().args(arguments.split(' ')).output().unwrap(), 2);
+    }
+}
+
+#[test]
+fn misspelt_variable_is_an_error_of_every_command_but_the_one_that_spells_them() {
+    let server = Server::start(|_, _| fake::json("{}"));
+    for arguments in
+        ["append s --type t", "read", "tail", "import x --format ndjson", "bench read", "dev"]
+    {
+        let mut run = command();
+        run.args(arguments.split(' ')).env("KIMBERLITE_URL", server.url());
+        let output = run.env("KIMBERLITE_LISTN", "x").output().unwrap();
+        assert!(stderr(&output, 2).contains("KIMBERLITE_LISTN"), "{arguments}");
+    }
+    assert!(server.requests().is_empty());
+    let explained = command().args(["config", "--explain"]).env("KIMBERLITE_LISTN", "x").output();
+    assert!(stdout(&explained.unwrap()).contains("KIMBERLITE_LISTEN"));
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn no_more_is_read_than_the_limit() {
     assert_eq!(stdout(&kimberlite(&server, "read --limit 3")).lines().count(), 3);
     assert_eq!(server.requests().len(), 2);
     assert_eq!(server.requests()[0].line, "GET /v1/events?limit=3");
-    assert_eq!(stdout(&kimberlite(&server, "read --limit 0")), "");
+    stderr(&kimberlite(&server, "read --limit 0"), 2);
     assert_eq!(server.requests().len(), 2);
 }
 

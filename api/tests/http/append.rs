@@ -27,6 +27,7 @@ async fn every_form_of_expected_holds_or_says_what_is() {
     let taken = client.post(path, one(&json!("none"))).await.problem(412, "conditions_failed");
     let failed = &taken["failed_conditions"][0];
     assert_eq!(failed["stream"], "s", "{taken:#}");
+    assert_eq!(failed["pointer"], "/expected", "{taken:#}");
     assert_eq!(failed["expected"], "none", "{taken:#}");
     assert_eq!(failed["actual"], json!({"version": 0}), "{taken:#}");
     client.post(path, one(&json!("exists"))).await.ok(201);
@@ -92,7 +93,17 @@ async fn a_transaction_names_every_failed_condition_or_writes_all() {
     });
     let answer = client.post("/v1/transactions", refused.to_string()).await;
     let problem = answer.problem(412, "conditions_failed");
-    assert_eq!(problem["failed_conditions"].as_array().unwrap().len(), 4, "{problem:#}");
+    let failed = problem["failed_conditions"].as_array().unwrap();
+    let pointers: Vec<_> = failed.iter().map(|f| f["pointer"].as_str().unwrap()).collect();
+    assert_eq!(
+        pointers,
+        [
+            "/appends/0/expected",
+            "/appends/2/expected",
+            "/conditions/0/expected",
+            "/conditions/2/fail_if_events_match"
+        ]
+    );
     client.get("/v1/streams/b").await.problem(404, "stream_unknown");
     let good = json!({
         "appends": [{"stream": "a", "events": event, "expected": "none"},
@@ -192,15 +203,22 @@ async fn a_deleted_stream_is_gone_and_can_be_recreated() {
     }
     let head = client.send("HEAD", stream, &[], "").await;
     assert_eq!((head.status.as_u16(), head.header("etag")), (200, Some("\"2\"")));
-    client
-        .send("DELETE", stream, &[("if-match", "\"1\"")], "")
-        .await
-        .problem(412, "conditions_failed");
+    let refused = client.send("DELETE", stream, &[("if-match", "\"1\"")], "").await;
+    let failed = &refused.problem(412, "conditions_failed")["failed_conditions"][0];
+    assert_eq!(failed["actual"], json!({"version": 2}), "{failed:#}");
+    assert_eq!(failed["pointer"], Value::Null, "a deletion has no body: {failed:#}");
     let gone = client.send("DELETE", stream, &[("if-match", "\"2\"")], "").await;
     assert_eq!(gone.status, 204);
     client.get(events).await.problem(410, "stream_deleted");
-    client.post(events, one(&json!("any"))).await.problem(410, "stream_deleted");
-    client.send("DELETE", stream, &[], "").await.problem(410, "stream_deleted");
+    for (gone, recreate) in [
+        (client.post(events, one(&json!("any"))).await, true),
+        (client.send("DELETE", stream, &[], "").await, false),
+    ] {
+        let problem = gone.problem(410, "stream_deleted");
+        let detail = problem["detail"].as_str().unwrap();
+        assert_eq!(detail.contains("recreate=true"), recreate, "{problem:#}");
+        assert_eq!(problem["errors"], Value::Null, "there is no place to name: {problem:#}");
+    }
     let all = client.pages("/v1/events").await;
     assert!(all.iter().all(|e| e["stream_deleted"] == true) && all.len() == 3, "{all:#?}");
     let listed = client.get("/v1/streams?prefix=a/").await.ok(200);
@@ -226,6 +244,31 @@ async fn cloud_events_come_in_and_go_out() {
     other["id"] = json!("A-2");
     let batch = [("content-type", "application/cloudevents-batch+json; charset=utf-8")];
     client.send("POST", "/v1/streams/s/events", &batch, json!([other]).to_string()).await.ok(201);
+    for (data, status) in [
+        ("", 201),
+        ("AA==", 201),
+        ("+/8=", 201),
+        ("AAAA", 201),
+        ("A", 400),
+        ("AAA", 400),
+        ("A===", 400),
+        ("====", 400),
+        ("AA=A", 400),
+        ("-_8=", 400),
+        ("AA ==", 400),
+        ("no base64", 400),
+    ] {
+        let event = json!({"specversion": "1.0", "id": data, "source": "/s", "type": "t", "data_base64": data});
+        let event = event.to_string().replace("\"id\":\"\"", "\"id\":\"none\"");
+        let answer = client.send("POST", "/v1/streams/b/events", &one, event).await;
+        assert_eq!(answer.status, status, "{data}: {}", answer.text());
+        if status == 400 {
+            let problem = answer.problem(400, "invalid_body");
+            assert_eq!(problem["errors"][0]["pointer"], "/data_base64", "{problem:#}");
+        }
+    }
+    let none = client.send("POST", "/v1/streams/s/events", &batch, "[]").await;
+    assert_eq!(none.problem(400, "invalid_body")["errors"][0]["pointer"], "");
     let accept = [("accept", "application/cloudevents-batch+json")];
     let out = client.send("GET", "/v1/streams/s/events", &accept, "").await;
     let out = out.ok(200);

@@ -67,6 +67,9 @@ async fn the_first_refused_line_ends_a_load() {
         let last = batches.last().unwrap();
         assert_eq!(last["lines"], json!([11, 11]), "{code}: {}", answer.text());
         assert_eq!(last["problem"]["code"], code, "{}", answer.text());
+        if code == "conditions_failed" {
+            assert_eq!(last["problem"]["failed_conditions"][0]["pointer"], "/expected", "{last}");
+        }
         assert_eq!(client.pages("/v1/events").await.len(), before + 10, "{code}");
     }
 }

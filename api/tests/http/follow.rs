@@ -62,6 +62,59 @@ async fn a_stream_that_does_not_exist_yet_is_waited_for() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_stream_resumes_without_a_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::with(folder.path(), &[("KIMBERLITE_FOLLOW_HEARTBEAT_MS", "100")]);
+    let mut client = server.client().await;
+    append(&mut client, "other", 0, 3).await;
+    let path = "/v1/streams/gap/events?after=head";
+    let mut frames = Frames::open(&server.address, path, None).await;
+    let caught_up = frames.until("caught-up").await;
+    let last = caught_up.id.clone().expect("an id to resume from");
+    assert!(last.starts_with("2."), "{caught_up:?}");
+    assert_eq!(caught_up.json()["cursor"], last);
+    // Other streams move the id on.
+    append(&mut client, "other", 3, 1).await;
+    let progress = frames.until("progress").await;
+    assert!(progress.id.is_some_and(|id| id.starts_with("3.")));
+    // What is appended while the connection is cut.
+    drop(frames);
+    append(&mut client, "gap", 7, 1).await;
+    let mut frames = Frames::open(&server.address, path, Some(&last)).await;
+    assert_eq!(frames.until("event").await.json()["data"], 7);
+}
+
+#[tokio::test]
+async fn the_first_version_asked_for_holds_while_waiting_and_after_a_cut() {
+    let (server, _folder) = server();
+    let mut client = server.client().await;
+    append(&mut client, "other", 0, 1).await;
+    let path = "/v1/streams/later/events?from=3";
+    let mut frames = Frames::open(&server.address, path, None).await;
+    let last = frames.until("caught-up").await.id;
+    append(&mut client, "later", 0, 5).await;
+    assert_eq!(frames.until("event").await.json()["version"], 3);
+    let mut frames = Frames::open(&server.address, path, last.as_deref()).await;
+    assert_eq!(frames.until("event").await.json()["version"], 3);
+}
+
+#[tokio::test]
+async fn a_foreign_cursor_is_refused_also_where_there_is_no_stream_yet() {
+    let (server, _folder) = server();
+    let mut client = server.client().await;
+    append(&mut client, "other", 0, 6).await;
+    let sse = ("accept", "text/event-stream");
+    for path in ["/v1/streams/unknown/events", "/v1/streams/other/events", "/v1/events"] {
+        for after in ["999", "5.00000000", "999.00000000"] {
+            let asked = format!("{path}?after={after}");
+            client.send("GET", &asked, &[sse], "").await.problem(409, "diverged");
+        }
+        let last = ("last-event-id", "5.00000000");
+        client.send("GET", path, &[sse, last], "").await.problem(409, "diverged");
+    }
+}
+
+#[tokio::test]
 async fn a_filter_that_matches_nothing_moves_its_id_on() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::with(folder.path(), &[("KIMBERLITE_FOLLOW_HEARTBEAT_MS", "200")]);

@@ -213,9 +213,11 @@ async fn people_and_machines_find_their_pages() {
     }
     let problem = client.get("/docs/problems/conditions_failed").await;
     assert!(problem.text().contains("<code>failed_conditions</code>"), "{}", problem.text());
-    let unknown = client.send("GET", "/nothing/here", &[("accept", "text/html")], "").await;
-    assert_eq!(unknown.status, 404);
-    assert!(unknown.text().contains("<html"));
+    for accept in ["text/html", "application/xhtml+xml"] {
+        let unknown = client.send("GET", "/nothing/here", &[("accept", accept)], "").await;
+        assert_eq!(unknown.status, 404, "{accept}");
+        assert!(unknown.text().contains("<html"), "{accept}");
+    }
     client.get("/v1/nothing").await.problem(404, "not_found");
     client.send("PUT", "/v1/events", &[], "").await.problem(405, "method_not_allowed");
     assert_eq!(client.get("/openapi.json").await.ok(200)["openapi"], "3.1.0");

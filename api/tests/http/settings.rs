@@ -7,6 +7,10 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use kimberlite_api::config::KEYS;
 use serde_json::json;
 use tokio::{
@@ -80,6 +84,7 @@ async fn every_setting_has_an_effect() {
                 fs::write(&file, "no folder").unwrap();
                 let file = file.to_str().unwrap();
                 refused(&["dev", "--listen", "127.0.0.1:0"], &[(key.env, file)], &[file]);
+                data(key.env, &folder.path().join("kept")).await;
             }
             "url" => refused(&["read"], &[(key.env, "http://127.0.0.1:1")], &["127.0.0.1:1"]),
             "key" => {
@@ -102,14 +107,7 @@ async fn every_setting_has_an_effect() {
                 server.client().await.send("GET", "/v1/events", &origin, "").await.ok(200);
             }
             "http.connections_max" => connections_max(&with("1")).await,
-            "http.header_timeout_ms" => {
-                let server = with("100");
-                for bytes in ["", "G", "GET /v1/events HTTP/1.1\r\nhost: loc", "PRI * HTTP/2.0\r\n"]
-                {
-                    let text = heard(&mut says(&server.address, bytes).await, "").await;
-                    assert!(!text.contains("200"), "{bytes:?}: {text}");
-                }
-            }
+            "http.header_timeout_ms" => header_timeout(&with("200")).await,
             "http.body_timeout_ms" => {
                 let server = with("100");
                 let text = heard(&mut says(&server.address, UNFINISHED).await, "}").await;
@@ -142,6 +140,41 @@ async fn every_setting_has_an_effect() {
             unknown => panic!("no test shows an effect of {unknown}"),
         }
     }
+}
+
+/// What is appended lands in the folder: a server that is told of it by flag finds it there.
+async fn data(env: &str, folder: &Path) {
+    let server = Server::run(&[], &[(env, folder.to_str().unwrap())]);
+    let body = r#"{"events":[{"type":"t"}]}"#;
+    server.client().await.post("/v1/streams/kept/events", body).await.ok(201);
+    server.stop();
+    let server = Server::start(folder);
+    server.client().await.get("/v1/streams/kept").await.ok(200);
+}
+
+/// A head that does not come, and silence behind an answer, end an HTTP/1.1 connection; an HTTP/2
+/// connection lasts while its caller answers PINGs.
+async fn header_timeout(server: &Server) {
+    let stream = TcpStream::connect(&server.address).await.unwrap();
+    let (mut there, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let live = format!("http://{}/health/live", server.address);
+    let ask = || Request::get(&live).body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(there.send_request(ask()).await.unwrap().status(), 200);
+    let silent = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let idle = "GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let unfinished = "GET /v1/events HTTP/1.1\r\nhost: loc";
+    for bytes in ["", "G", unfinished, "PRI * HTTP/2.0\r\n", silent, idle] {
+        let mut stream = says(&server.address, bytes).await;
+        let started = Instant::now();
+        let text = heard(&mut stream, "").await;
+        let took = started.elapsed();
+        assert_eq!(text.contains("200 OK"), bytes == idle, "{bytes:?}: {text}");
+        assert!(took.as_millis() >= 150, "{bytes:?}: closed after {took:?}");
+        assert!(took.as_secs() < 8, "{bytes:?}: {took:?}; the default is thirty seconds");
+    }
+    assert_eq!(there.send_request(ask()).await.unwrap().status(), 200);
 }
 
 async fn connections_max(server: &Server) {
@@ -239,6 +272,11 @@ async fn what_cannot_be_set_or_used_is_said() {
         &["KIMBERLITE_LOG_LEVEL"],
     );
     refused(&["dev", "--ephemeral", "--listen", "0.0.0.0:0"], &[], &["loopback", "--listen"]);
+    refused(&["dev", "--ephemeral", "--data", "folder"], &[], &["--data"]);
+    let unused = tempfile::tempdir().unwrap();
+    let unused = unused.path().join("unused");
+    logged(&[("KIMBERLITE_DATA", unused.to_str().unwrap())], |_| {});
+    assert!(!unused.exists(), "--ephemeral keeps nothing");
     let (server, _folder) = server();
     refused(
         &["dev", "--ephemeral", "--listen", &server.address],

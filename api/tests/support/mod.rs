@@ -37,9 +37,14 @@ impl Server {
 
     /// With environment variables besides.
     pub(crate) fn with(folder: &Path, environment: &[(&str, &str)]) -> Self {
+        Self::run(&["--data", folder.to_str().unwrap()], environment)
+    }
+
+    /// With these arguments and environment variables alone.
+    pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_kimberlite"))
-            .args(["dev", "--listen", "127.0.0.1:0", "--data"])
-            .arg(folder)
+            .args(["dev", "--listen", "127.0.0.1:0"])
+            .args(arguments)
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

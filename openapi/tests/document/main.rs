@@ -49,10 +49,12 @@ fn every_operation_is_described_whole() {
             let parameter = parameter.unwrap_or_else(|| panic!("{at}: {name} is not described"));
             assert!(!parameter["example"].is_null(), "{at}: no example of {name}");
         }
+        assert!(operation["responses"]["default"].is_object(), "{at}: no problem is described");
         for parameter in parameters(operation) {
             assert!(parameter["description"].is_string(), "{at}: {parameter}");
         }
     }
+    assert!(ids.contains("head_stream"), "the one path whose HEAD is a door of its own");
 }
 
 #[test]
