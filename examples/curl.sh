@@ -17,7 +17,7 @@ call() {
   shift 3
   status=$(curl --silent --show-error --max-time 30 --request "$method" --output "$work/body" --dump-header "$work/head" \
     --write-out '%{http_code}' "$@" "$url$path")
-  body=$(<"$work/body") head=$(<"$work/head")
+  body=$(tr -d '\0' <"$work/body") head=$(<"$work/head") # a leaf is bytes, not text
   [[ $status == "$expected" ]] || fail "$method $path: $status, not $expected: $body"
   echo "  $status $method $path"
 }
@@ -198,6 +198,62 @@ call 200 POST /v1/events --header 'Content-Type: application/x-ndjson' --data-bi
 has '"lines":[1,1]' '"lines":[2,2],"problem":{'
 call 200 GET "/v1/streams/$run-bulk"
 has '"version":3' # nothing after the refused line
+
+echo 'compressed bodies'
+printf '{"events":[{"type":"packed","data":{"n":"r"}}]}' | gzip >"$work/packed"
+call 201 POST "/v1/streams/$run-packed/events" --header 'Content-Type: application/json' --header 'Content-Encoding: gzip' \
+  --data-binary "@$work/packed"
+call 400 POST "/v1/streams/$run-packed/events" --header 'Content-Type: application/json' --header 'Content-Encoding: zstd' \
+  --data-binary "@$work/packed"
+call 415 POST "/v1/streams/$run-packed/events" --header 'Content-Type: application/json' --header 'Content-Encoding: br' \
+  --data-binary "@$work/packed"
+call 200 GET "/v1/streams/$run-packed/events"
+events r
+
+echo 'CloudEvents, in and out'
+cloud='{"specversion":"1.0","id":"A-1","source":"/curl/'"$run"'","type":"noted","time":"2026-01-10T08:00:00Z","region":"north","data":{"n":"s"}}'
+call 201 POST "/v1/streams/$run-cloud/events" --header 'Content-Type: application/cloudevents+json' --data "$cloud"
+call 200 POST "/v1/streams/$run-cloud/events" --header 'Content-Type: application/cloudevents+json' --data "$cloud" # the same source and id
+call 201 POST "/v1/streams/$run-cloud/events" --header 'Content-Type: application/cloudevents-batch+json' \
+  --data '[{"specversion":"1.0","id":"A-2","source":"/curl/'"$run"'","type":"noted","data_base64":"AP8="}]'
+call 200 GET "/v1/streams/$run-cloud/events" --header 'Accept: application/cloudevents-batch+json'
+has '"id":"A-1"' '"region":"north"' '"data":{"n":"s"}' '"data_base64":"AP8="' "\"kimberlitestream\":\"$run-cloud\""
+
+echo 'records, and what their hashes cover'
+call 200 GET "/v1/records/$first"
+has '"kind":"event"' '"commitment":"'
+call 200 GET "/v1/records/$first/leaf"
+has_header 'content-type: application/octet-stream'
+cp "$work/body" "$work/leaf"
+call 200 GET "/v1/records/$first/opening"
+has '"salt":"'
+if command -v sha256sum >/dev/null; then
+  [[ $(text hash) == "$({ printf '\0'; cat "$work/leaf"; } | sha256sum | cut -d' ' -f1)" ]] || fail "another hash than that of the leaf"
+fi
+call 200 GET "/v1/events/$first/leaf"
+cmp "$work/leaf" "$work/body" || fail 'the leaf of the event is that of the record'
+call 200 GET "/v1/events/$first/opening"
+call 404 GET /v1/records/9007199254740991
+
+echo 'a link: a GET that needs no headers'
+json 201 POST /v1/links '{"path":"/v1/events?tag='"$run"'&limit=2","ttl_s":60}'
+link=$(text url)
+call 200 GET "$link"
+events a b
+call 401 GET "${link/limit=2/limit=3}"
+call 401 DELETE "$link"
+json 400 POST /v1/links '{"path":"/v1/nowhere"}'
+json 422 POST /v1/links '{"path":"/v1/events","ttl_s":3601}'
+
+echo 'health, metrics, the document'
+call 200 GET /health/live
+call 200 GET /health/ready
+has '"status":"ok"'
+call 200 GET /metrics
+has 'kimberlite_events_appended_total' '# EOF'
+call 200 GET /openapi.json
+has '"openapi": "3.1.0"'
+call 200 GET /docs
 
 echo 'delete a stream'
 call 412 DELETE "/v1/streams/$seat" --header 'If-Match: "0"'

@@ -21,6 +21,12 @@ def frames(lines):
             frame = {}
 
 
+def check(problem):
+    """A problem says itself whether coming back makes sense."""
+    if not json.loads(problem)["retryable"]:
+        sys.exit(problem)
+
+
 while True:
     headers = {"Accept": "text/event-stream"}
     if cursor_file.exists():
@@ -29,7 +35,7 @@ while True:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as lines:
             for frame in frames(lines):
                 if frame["event"] == "error":
-                    sys.exit(frame["data"])
+                    check(frame["data"])
                 if frame["event"] == "event":
                     event = json.loads(frame["data"])
                     print(event["position"], event["stream"], event["type"], flush=True)  # your work goes here
@@ -37,8 +43,7 @@ while True:
                     cursor_file.with_suffix(".new").write_text(frame["id"])
                     cursor_file.with_suffix(".new").replace(cursor_file)
     except urllib.error.HTTPError as refused:
-        if refused.code != 503:
-            sys.exit(refused.read().decode())
+        check(refused.read().decode())
     except (OSError, http.client.HTTPException):
         pass  # cut, or nobody there: the heartbeat every 10 s tells the two from silence
     time.sleep(0.5)

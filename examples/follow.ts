@@ -21,14 +21,18 @@ async function* frames(body: ReadableStream<Uint8Array>) {
   }
 }
 
+/** A problem says itself whether coming back makes sense. */
+function check(problem: string) {
+  if (!JSON.parse(problem).retryable) process.exit((console.error(problem), 1));
+}
+
 async function connect() {
   const headers: Record<string, string> = { accept: "text/event-stream" };
   if (existsSync(cursorFile)) headers["last-event-id"] = readFileSync(cursorFile, "utf8");
   const answer = await fetch(url, { headers });
-  if (answer.status === 503) return; // busy or stopping: come back
-  if (!answer.ok || !answer.body) process.exit((console.error(await answer.text()), 1));
+  if (!answer.ok || !answer.body) return check(await answer.text());
   for await (const frame of frames(answer.body)) {
-    if (frame.event === "error") process.exit((console.error(frame.data), 1));
+    if (frame.event === "error") check(frame.data);
     if (frame.event === "event") {
       const event = JSON.parse(frame.data);
       console.log(event.position, event.stream, event.type); // your work goes here

@@ -5,7 +5,8 @@
 /// Bytes of a request body, after decompression (the bulk door has none: it is bounded line by
 /// line).
 pub const REQUEST_BYTES_MAX: usize = 16 << 20;
-/// Bytes of all request bodies that are being held at one time.
+/// Bytes of all request bodies, and of lines of bulk loads, that are held at one time: from when
+/// they arrive until the store has answered.
 pub const BODIES_BYTES_MAX: usize = 256 << 20;
 /// Bytes of a refused body that are read and dropped, so that its sender gets to read the answer.
 pub const DRAIN_BYTES_MAX: usize = 64 << 20;
