@@ -20,6 +20,7 @@ mod target;
 
 use std::{
     error::Error,
+    ffi::OsString,
     io::{self, Write as _},
     process::ExitCode,
 };
@@ -119,7 +120,7 @@ enum CliError {
 
 /// Parses the process's arguments, runs the command and turns its end into an exit code.
 pub fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    match run(Cli::parse_from(behind_command(std::env::args_os())).command) {
         Ok(()) => ExitCode::SUCCESS,
         // `kimberlite read | head` is a reader that has seen enough, not a failure.
         Err(error) if output_closed(&error) => ExitCode::SUCCESS,
@@ -128,6 +129,28 @@ pub fn main() -> ExitCode {
             ExitCode::from(if error.is_usage() { 2 } else { 1 })
         }
     }
+}
+
+/// Puts options of [`Global`] that stand before the command behind it, so that they can stand on either side and
+/// a command that has no use for them still refuses them.
+fn behind_command(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args = args.into_iter().peekable();
+    let mut ordered: Vec<OsString> = args.next().into_iter().collect();
+    let mut moved = Vec::new();
+    while let Some(option) = args.next_if(|arg| {
+        let name = arg.to_str().unwrap_or_default().split('=').next();
+        matches!(name, Some("--url" | "--key" | "--output"))
+    }) {
+        let has_value = option.to_str().is_some_and(|text| text.contains('='));
+        moved.push(option);
+        if !has_value {
+            moved.extend(args.next());
+        }
+    }
+    ordered.extend(args.next());
+    ordered.extend(moved);
+    ordered.extend(args);
+    ordered
 }
 
 fn run(command: Command) -> Result<(), CliError> {
@@ -204,6 +227,22 @@ mod tests {
     #[test]
     fn arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_for_all_commands_stand_on_either_side() {
+        let ordered = |line: &str| {
+            let args = behind_command(line.split(' ').map(OsString::from));
+            args.into_iter().map(|a| a.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        let url = "--url http://h:1 --output=table";
+        assert_eq!(ordered(&format!("k {url} read s")), format!("k read {url} s"));
+        assert_eq!(ordered("k read --url http://h:1"), "k read --url http://h:1");
+        assert_eq!(ordered("k --version"), "k --version");
+        assert_eq!(ordered("k --url"), "k --url");
+        let parse = |line: &str| Cli::try_parse_from(ordered(line).split(' '));
+        assert!(parse(&format!("k {url} read s")).is_ok());
+        assert!(parse(&format!("k {url} dev")).is_err(), "no use for them");
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Checkpoints {
         due: Due,
     ) -> io::Result<Self> {
         let counters = Arc::new(CheckpointCounters::default());
-        let threaded = disk.prepares_ahead();
+        let threaded = disk.works_beside();
         let mut writer = Writer { disk, derived, next_run, counters: Arc::clone(&counters) };
         let state = if threaded {
             let (jobs, job) = sync_channel::<Box<Frozen>>(1);

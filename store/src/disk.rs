@@ -29,8 +29,8 @@ pub(crate) trait Disk: Debug + Send + Sync {
     fn make_folder(&self, folder: &str) -> io::Result<()>;
     /// Makes the names in a folder durable.
     fn sync_folder(&self, folder: &str) -> io::Result<()>;
-    /// Whether a thread of its own may prepare room for the log ahead of its writer.
-    fn prepares_ahead(&self) -> bool;
+    /// Whether room ahead of the log and checkpoints may be prepared by threads beside the log's owner.
+    fn works_beside(&self) -> bool;
     /// Ends the process: what the disk holds is unknown now, and only recovery can tell. The caller does
     /// nothing further, should this come back.
     fn fatal(&self);

@@ -92,7 +92,7 @@ impl Log {
             disk.remove(&format!("{FOLDER}/{left}"))?;
         }
         let room = segment.file.length()?;
-        let ahead = disk.prepares_ahead().then(|| {
+        let ahead = disk.works_beside().then(|| {
             let (disk, file) = (Arc::clone(&disk), Arc::clone(&segment.file));
             Ahead::start(disk, file, at, room, segment_bytes, Pace::USUAL)
         });

@@ -76,7 +76,7 @@ impl Disk for RealDisk {
         Ok(fsync(File::open(self.folder.join(folder))?)?)
     }
 
-    fn prepares_ahead(&self) -> bool {
+    fn works_beside(&self) -> bool {
         true
     }
 

@@ -274,7 +274,7 @@ impl Disk for SimulatedDisk {
     }
 
     /// So that a workload does the same operations each time.
-    fn prepares_ahead(&self) -> bool {
+    fn works_beside(&self) -> bool {
         false
     }
 
