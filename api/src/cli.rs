@@ -1,7 +1,8 @@
 //! The command line: one binary that runs the server and speaks to a running one over its public HTTP API.
 //!
-//! A command parses its arguments, calls the API and prints; nothing here reads a data folder. Exit codes: 0,
-//! 1 when the server or the world refuses, 2 for a command that makes no sense as it was typed.
+//! A command parses its arguments, calls the API and prints; only `verify` reads a data folder. Exit codes: 0,
+//! 1 when the server or the world refuses, 2 for a command that makes no sense as it was typed. `verify` exits with 1
+//! for damage alone, with 2 when it could not be run.
 //!
 //! Absent on purpose: TLS (`https` URLs are refused, not downgraded) and proxies from the environment.
 
@@ -17,6 +18,7 @@ mod read;
 mod sse;
 mod tail;
 mod target;
+mod verify;
 
 use std::{
     error::Error,
@@ -77,6 +79,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Drive a running server with synthetic work and print how fast it answers.
     Bench(bench::BenchArgs),
+    /// Check a data folder, or what a server shows, and name exactly what is damaged.
+    Verify(verify::VerifyArgs),
     /// Show what can be configured.
     Config(ConfigArgs),
 }
@@ -104,6 +108,8 @@ enum CliError {
     Import(#[from] import::ImportError),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
+    #[error(transparent)]
+    Verify(#[from] verify::VerifyError),
     #[error("the table could not be printed: {0}")]
     Config(#[source] io::Error),
 }
@@ -118,6 +124,10 @@ pub fn main() -> ExitCode {
         Command::Tail(args) => tail::run(&args, &global).map_err(CliError::from),
         Command::Import(args) => import::run(&args, &global).map_err(CliError::from),
         Command::Bench(args) => bench::run(&args, &global).map_err(CliError::from),
+        Command::Verify(args) => match verify::run(&args, &global) {
+            Ok(false) => return ExitCode::FAILURE,
+            verified => verified.map(|_| ()).map_err(CliError::from),
+        },
         Command::Config(_) => {
             io::stdout().write_all(config::explain().as_bytes()).map_err(CliError::Config)
         }
@@ -140,6 +150,7 @@ impl CliError {
             Self::Append(error) => error.is_usage(),
             Self::Import(error) => error.is_usage(),
             Self::Bench(error) => error.is_usage(),
+            Self::Verify(_) => true,
             Self::Dev(_) | Self::Read(_) | Self::Tail(_) | Self::Config(_) => false,
         }
     }

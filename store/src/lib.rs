@@ -17,6 +17,7 @@ pub mod append;
 pub mod error;
 pub mod limits;
 pub mod read;
+pub mod verify;
 pub mod words;
 
 mod checkpoint;

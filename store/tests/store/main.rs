@@ -11,3 +11,4 @@ mod basics;
 mod damage;
 mod format;
 mod support;
+mod verify;
