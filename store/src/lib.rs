@@ -38,6 +38,7 @@ mod opening;
 mod reader;
 mod record;
 mod resolve;
+mod scrub;
 mod store;
 mod tenant;
 

@@ -108,7 +108,7 @@ fn sha256(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    kimberlite_store::words::Hex(bytes).to_string()
 }
 
 /// Openings of three records that prove themselves.

@@ -2,7 +2,7 @@
 //! itself before it can be read; all others (what recovery would mend) go nowhere.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -136,12 +136,14 @@ impl DiskFile for ReadOnlyFile {
         let mut changed = changed.lock();
         changed.length = changed.length.max(at + bytes.len() as u64);
         for (page, inside, from, n) in pages(at, bytes.len()) {
-            if !changed.pages.contains_key(&page) {
-                let mut content = vec![0; PAGE_BYTES as usize];
-                read_all(&self.file, &mut content, page * PAGE_BYTES)?;
-                changed.pages.insert(page, content);
-            }
-            let content = changed.pages.get_mut(&page).expect("made just now");
+            let content = match changed.pages.entry(page) {
+                Entry::Occupied(kept) => kept.into_mut(),
+                Entry::Vacant(empty) => {
+                    let mut content = vec![0; PAGE_BYTES as usize];
+                    read_all(&self.file, &mut content, page * PAGE_BYTES)?;
+                    empty.insert(content)
+                }
+            };
             content[inside..inside + n].copy_from_slice(&bytes[from..from + n]);
         }
         Ok(())

@@ -2,13 +2,16 @@
 
 use std::{io, sync::Arc};
 
+use kimberlite_consensus::{Header, Op};
+
 use super::{
-    SEGMENT_HEAD_BYTES, decode_segment_head,
-    frame::{FRAME_HEAD_BYTES, FrameHead, front_length},
-    recovery::{CHUNK_BYTES, Chunks, Start},
+    END_MARK_BYTES, SEGMENT_HEAD_BYTES, Segment, decode_segment_head,
+    frame::{FRAME_HEAD_BYTES, FrameHead, Section, SectionRuns, front_length},
+    read_end_mark,
+    recovery::{CHUNK_BYTES, Chunks, Start, read_frame},
     segment_name, segment_op,
 };
-use crate::{disk::Disk, log::Segment};
+use crate::{disk::Disk, error::Damage};
 
 /// The first frame at `from` or behind it in this file that can be gone on from: a start just before it.
 pub(crate) fn resume(
@@ -68,6 +71,78 @@ pub(crate) fn check_head(
     let first_op = decode_segment_head(&head[..read.min(104)], cluster).map(|(op, _)| op);
     let holds = read == head.len() && first_op.is_some() && first_op == segment_op(path);
     Ok((holds, head[104..].iter().position(|b| *b != 0).map(|i| 104 + i as u64)))
+}
+
+/// What lies in a closed segment.
+pub(crate) enum Frame {
+    Op {
+        offset: u64,
+        /// Bytes of the frame.
+        length: u64,
+        sections: Vec<(Section, Result<SectionRuns, Damage>)>,
+    },
+    /// A frame that does not hold; with its header, where the next one repeats it.
+    Lost { damage: Damage, header: Option<Header> },
+}
+
+/// Reads a closed segment frame by frame, on behind damage where that can be.
+pub(crate) struct ClosedFrames {
+    disk: Arc<dyn Disk>,
+    cluster: [u8; 16],
+    path: String,
+    file: Chunks,
+    at: u64,
+    last: Option<Header>,
+    ended: bool,
+}
+
+impl ClosedFrames {
+    pub(crate) fn open(disk: Arc<dyn Disk>, cluster: [u8; 16], path: &str) -> io::Result<Self> {
+        let first_op = segment_op(path).unwrap_or(0);
+        let segment = Segment { file: disk.open(path)?, name: path.to_owned(), first_op };
+        let (path, file) = (path.to_owned(), Chunks::new(&Arc::new(segment))?);
+        let (at, last, ended) = (SEGMENT_HEAD_BYTES, None, false);
+        Ok(Self { disk, cluster, path, file, at, last, ended })
+    }
+
+    /// The next frame; `None` behind the last one.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Frame>> {
+        let mark = self.file.get(self.at, END_MARK_BYTES as usize)?;
+        if self.ended || read_end_mark(&mark).is_some() {
+            return Ok(None);
+        }
+        let offset = self.at;
+        let follows = |head: &FrameHead| {
+            let before = self.last.as_ref();
+            head.header.cluster == self.cluster
+                && before.is_none_or(|last| head.previous.as_ref() == Some(last))
+                && head.previous.as_ref().is_none_or(|p| head.header.parent == p.identity())
+        };
+        match read_frame(&mut self.file, offset)? {
+            Ok((head, sections)) if follows(&head) => {
+                let length = head.length as u64;
+                self.at += length;
+                self.last = Some(head.header);
+                Ok(Some(Frame::Op { offset, length, sections }))
+            }
+            _ => self.lost().map(Some),
+        }
+    }
+
+    fn lost(&mut self) -> io::Result<Frame> {
+        let what = "an op of a closed segment";
+        let damage = Damage { file: self.path.clone(), offset: self.at, what };
+        let found = resume(&*self.disk, self.cluster, &self.path, self.at + 1)?;
+        let Some(Start { header, frame: (at, _), .. }) = found else {
+            self.ended = true;
+            return Ok(Frame::Lost { damage, header: None });
+        };
+        let first = segment_op(&self.path).map(Op);
+        let expected = self.last.as_ref().map(|last| last.op.next()).or(first);
+        self.at = at;
+        self.last = Some(header.clone());
+        Ok(Frame::Lost { damage, header: Some(header).filter(|h| Some(h.op) == expected) })
+    }
 }
 
 /// The first byte at `from` or behind it that is not zero.

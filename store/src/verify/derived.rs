@@ -77,7 +77,9 @@ pub(super) fn open(
     };
     for name in disk.list(FOLDER).map_err(|e| io_error(FOLDER, e))? {
         let path = format!("{FOLDER}/{name}");
-        if name.ends_with(".run") && !runs.iter().any(|(number, _)| run_name(*number) == path) {
+        if name.strip_suffix(".run").is_some()
+            && !runs.iter().any(|(number, _)| run_name(*number) == path)
+        {
             walk.note(&here(&path, "a run that no checkpoint speaks of"), Vec::new());
         }
     }

@@ -301,7 +301,9 @@ impl Visitor for Walk<'_> {
         } else {
             self.summary.ops += 1;
         }
-        touched.iter().for_each(|tenant| self.compare_runs(tenant));
+        for tenant in &touched {
+            self.compare_runs(tenant);
+        }
         self.reach(header, segment.first_op, (op.offset, op.offset + op.length));
         self.ends.insert(segment.name.clone(), op.offset + op.length);
         self.went_on(&segment.name, op.length);

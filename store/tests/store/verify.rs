@@ -88,6 +88,10 @@ async fn written(folder: &Path) {
     store.close().await;
 }
 
+fn is_run(name: &str) -> bool {
+    name.strip_suffix(".run").is_some()
+}
+
 fn segments(files: &Files) -> Vec<&String> {
     files.keys().filter(|name| name.ends_with(".segment")).collect()
 }
@@ -151,7 +155,7 @@ async fn every_flip_in_the_log_the_superblock_and_the_runs_is_found_where_it_is(
             flips.extend((frames[frames.len() - 1]..end).map(|at| (name, at)));
         } else if name == "superblock" {
             flips.extend((0..bytes.len()).step_by(61).map(|at| (name, at)));
-        } else if name.ends_with(".run") {
+        } else if is_run(name) {
             flips.extend((0..bytes.len()).step_by(397).map(|at| (name, at)));
         }
     }
@@ -184,7 +188,9 @@ async fn flips_in_the_database_of_names_are_found() {
         assert!(!places.is_empty(), "{text:?}");
         let (_, told) = changed(folder.path(), "index/names", |bytes| {
             // Pages that are free now may hold old copies; at least one place is in use.
-            places.iter().for_each(|at| bytes[*at] ^= 1);
+            for at in &places {
+                bytes[*at] ^= 1;
+            }
         });
         let damage = told.damage();
         assert!(!damage.is_empty(), "{text:?}");
@@ -258,7 +264,7 @@ async fn a_run_that_is_not_the_logs_is_found_though_its_pages_hold() {
     let folder = tempfile::tempdir().unwrap();
     written(folder.path()).await;
     let files = files(folder.path());
-    let runs: Vec<_> = files.keys().filter(|name| name.ends_with(".run")).collect();
+    let runs: Vec<_> = files.keys().filter(|name| is_run(name)).collect();
     let mut what = std::collections::BTreeSet::new();
     for name in runs {
         let length = files[name].len();

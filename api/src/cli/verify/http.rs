@@ -120,7 +120,9 @@ fn check_payload(payload: &Payload) -> Option<String> {
 
 fn sha256(parts: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();
-    parts.iter().for_each(|part| hasher.update(part));
+    for part in parts {
+        hasher.update(part);
+    }
     Hex(&<[u8; 32]>::from(hasher.finalize())).to_string()
 }
 

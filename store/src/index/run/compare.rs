@@ -22,7 +22,9 @@ impl Layout {
             &mut self.ids,
             &mut self.keys,
         ];
-        tables.into_iter().for_each(|table| table.at += by);
+        for table in tables {
+            table.at += by;
+        }
         self
     }
 
