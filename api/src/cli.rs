@@ -1,7 +1,8 @@
 //! The command line: one binary that runs the server and speaks to a running one over its public HTTP API.
 //!
-//! A command parses its arguments, calls the API and prints; nothing here reads a data folder. Exit codes: 0,
-//! 1 when the server or the world refuses, 2 for a command that makes no sense as it was typed.
+//! A command parses its arguments, calls the API and prints; only `verify` reads a data folder. Exit codes: 0,
+//! 1 when the server or the world refuses, 2 for a command that makes no sense as it was typed. `verify` exits with 1
+//! for damage alone, with 2 when it could not be run.
 //!
 //! Absent on purpose: TLS (`https` URLs are refused, not downgraded) and proxies from the environment.
 
@@ -17,6 +18,7 @@ mod read;
 mod sse;
 mod tail;
 mod target;
+mod verify;
 
 use std::{
     error::Error,
@@ -85,6 +87,8 @@ enum Command {
     Import(Calling<import::ImportArgs>),
     /// Drive a running server with synthetic work and print how fast it answers.
     Bench(Calling<bench::BenchArgs>),
+    /// Check a data folder, or what a server shows, and name exactly what is damaged.
+    Verify(Calling<verify::VerifyArgs>),
     /// Show what can be configured.
     Config(ConfigArgs),
 }
@@ -114,6 +118,8 @@ enum CliError {
     Import(#[from] import::ImportError),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
+    #[error(transparent)]
+    Verify(#[from] verify::VerifyError),
     #[error("the table could not be printed: {0}")]
     Explain(#[source] io::Error),
 }
@@ -121,7 +127,7 @@ enum CliError {
 /// Parses the process's arguments, runs the command and turns its end into an exit code.
 pub fn main() -> ExitCode {
     match run(Cli::parse_from(behind_command(std::env::args_os())).command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // `kimberlite read | head` is a reader that has seen enough, not a failure.
         Err(error) if output_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -153,10 +159,11 @@ fn behind_command(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     ordered
 }
 
-fn run(command: Command) -> Result<(), CliError> {
+fn run(command: Command) -> Result<ExitCode, CliError> {
     // Only this one does not mind a misspelt variable: it shows how they are spelt.
     if let Command::Config(_) = command {
-        return io::stdout().write_all(config::explain().as_bytes()).map_err(CliError::Explain);
+        io::stdout().write_all(config::explain().as_bytes()).map_err(CliError::Explain)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let config = Config::from_environment()?;
     match command {
@@ -166,9 +173,14 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Tail(Calling { args, global }) => tail::run(&args, &global)?,
         Command::Import(Calling { args, global }) => import::run(&args, &global)?,
         Command::Bench(Calling { args, global }) => bench::run(&args, &global)?,
+        Command::Verify(Calling { args, global }) => {
+            if !verify::run(&args, &global)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Command::Config(_) => unreachable!("explained above"),
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 impl CliError {
@@ -178,7 +190,7 @@ impl CliError {
             Self::Append(error) => error.is_usage(),
             Self::Import(error) => error.is_usage(),
             Self::Bench(error) => error.is_usage(),
-            Self::Environment(_) => true,
+            Self::Environment(_) | Self::Verify(_) => true,
             Self::Dev(_) | Self::Read(_) | Self::Tail(_) | Self::Explain(_) => false,
         }
     }

@@ -29,6 +29,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// Bytes of a segment file.
     pub segment_bytes: u64,
+    /// How fast closed files are read again to find damage.
+    pub scrub_bytes_per_s: u64,
     /// What is logged.
     pub log_level: String,
 }
@@ -45,6 +47,7 @@ impl Default for Config {
             heartbeat: Duration::ZERO,
             shutdown_timeout: Duration::ZERO,
             segment_bytes: 0,
+            scrub_bytes_per_s: 0,
             log_level: String::new(),
         };
         for key in KEYS {
@@ -194,6 +197,17 @@ pub const KEYS: &[Key] = &[
         set: |config, text| {
             config.segment_bytes =
                 number(text, 1 << 20, kimberlite_store::limits::SEGMENT_BYTES_MAX)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "store.scrub_bytes_per_s",
+        env: "KIMBERLITE_STORE_SCRUB_BYTES_PER_S",
+        default: "8388608",
+        unit: "bytes a second; 0 turns it off",
+        what: "How fast closed segments and index files are read again in the background to find damage.",
+        set: |config, text| {
+            config.scrub_bytes_per_s = number(text, 0, 1 << 40)?;
             Ok(())
         },
     },

@@ -198,6 +198,14 @@ impl Collector for StoreFigures {
             None,
             float(stats.checkpoints_failed),
         )?;
+        counter(
+            "scrubbed",
+            "Bytes read again to find damage",
+            Some(&Unit::Bytes),
+            float(stats.scrubbed_bytes),
+        )?;
+        counter("scrub_rounds", "Times that all was read again", None, float(stats.scrub_rounds))?;
+        counter("scrub_damage", "Damaged places found so", None, float(stats.scrub_damage))?;
         counter("sync", "Time in fdatasync", Some(&Unit::Seconds), stats.sync_seconds)?;
         let mut gauge = |name, help, unit: Option<&Unit>, value: i64| {
             let metric = ConstGauge::new(value);

@@ -156,6 +156,7 @@ impl Server {
             folder,
             segment_bytes: config.segment_bytes,
             checkpoint_records: kimberlite_store::limits::CHECKPOINT_RECORDS,
+            scrub_bytes_per_s: config.scrub_bytes_per_s,
         };
         let opened = tokio::task::spawn_blocking(|| Store::open(options)).await;
         let store = opened

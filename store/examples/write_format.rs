@@ -14,7 +14,12 @@ use kimberlite_store::{
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let target = PathBuf::from(std::env::args().nth(1).ok_or("where to?")?);
     let folder = target.join("data");
-    let store = Store::open(Options { folder, segment_bytes: 16 << 10, checkpoint_records: 1000 })?;
+    let store = Store::open(Options {
+        folder,
+        segment_bytes: 16 << 10,
+        checkpoint_records: 1000,
+        scrub_bytes_per_s: 0,
+    })?;
     let actor = Actor::new("operator")?;
     let tenant = store.create_tenant(actor.clone(), TenantName::new("dev")?).await?;
     for i in 0..40_u32 {

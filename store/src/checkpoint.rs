@@ -379,12 +379,20 @@ impl Writer {
         let derived =
             TenantDerived { derived: Arc::clone(&self.derived), tenant: tenant.tenant.reference };
         let first_new = tenant.streams.first_new;
-        let mut previous = |stream: u32| match stream_runs.insert(stream, part.first) {
-            Some(before) => Ok(before),
-            None if stream >= first_new => Ok(NO_RUN),
-            None => derived.last_run(stream),
+        let mut before_part = HashMap::new();
+        let mut previous = |stream: u32| {
+            let before = match stream_runs.insert(stream, part.first) {
+                Some(before) => before,
+                None if stream >= first_new => NO_RUN,
+                None => derived.last_run(stream)?,
+            };
+            before_part.insert(stream, before);
+            Ok(before)
         };
-        write_part(content, part, &mut previous)
+        let layout = write_part(content, part, &mut previous)?;
+        // A second try finds the same.
+        part.previous.get_or_init(|| before_part);
+        Ok(layout)
     }
 }
 

@@ -3,12 +3,14 @@
 //! Paths are relative to the data folder. Names (made, renamed, removed) are durable after [`Disk::sync_folder`],
 //! contents after [`DiskFile::sync`].
 
+mod read_only;
 mod real;
 #[cfg(test)]
 pub(crate) mod simulated;
 
 use std::{fmt::Debug, io, sync::Arc};
 
+pub(crate) use read_only::ReadOnlyDisk;
 pub(crate) use real::RealDisk;
 
 /// A data folder.

@@ -76,6 +76,7 @@ pub fn folder(bytes: &[u8]) {
         folder: folder.path().to_owned(),
         segment_bytes: 1 << 20,
         checkpoint_records: 100,
+        scrub_bytes_per_s: 0,
     };
     let Ok(store) = crate::Store::open(options()) else { return };
     drop(store);

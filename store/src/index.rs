@@ -296,6 +296,14 @@ impl TenantIndex {
         memory.collect()
     }
 
+    /// Lets go of the parts in memory, for who needs them only once.
+    pub(crate) fn take_parts(&mut self) -> Vec<Arc<MemoryPart>> {
+        let parts = self.freeze();
+        self.slices = Arc::default();
+        self.new_actors.clear();
+        parts
+    }
+
     /// What was frozen is on disk now, as `runs`.
     pub(crate) fn thaw(&mut self, runs: &HashMap<u64, Arc<Run>>) {
         self.names.thaw();
@@ -331,7 +339,21 @@ struct Checked<'a> {
     hash: Hash,
 }
 
-/// Checks every leaf, the chain, and the payloads' form.
+/// Checks a section without taking it in; without the hash of the record before it, not its chain.
+pub(crate) fn holds(
+    section: &Section,
+    runs: &SectionRuns,
+    previous: Option<Hash>,
+) -> Result<(), &'static str> {
+    match check_section(section, runs, previous.unwrap_or(Hash([0; 32])), None) {
+        Err(what) if previous.is_some() || what != BROKEN_CHAIN => Err(what),
+        _ => Ok(()),
+    }
+}
+
+const BROKEN_CHAIN: &str = "the chain of leaves does not lead to its head";
+
+/// Checks every leaf, the payloads' form and commitments, and last the chain.
 fn check_section<'a>(
     section: &Section,
     runs: &'a SectionRuns,
@@ -374,7 +396,7 @@ fn check_section<'a>(
         return Err("a section does not hold what its header says");
     }
     if previous != section.chain_head {
-        return Err("the chain of leaves does not lead to its head");
+        return Err(BROKEN_CHAIN);
     }
     Ok(records)
 }

@@ -17,6 +17,7 @@ pub mod append;
 pub mod error;
 pub mod limits;
 pub mod read;
+pub mod verify;
 pub mod words;
 
 mod checkpoint;
@@ -40,6 +41,7 @@ mod opening;
 mod reader;
 mod record;
 mod resolve;
+mod scrub;
 mod store;
 mod tenant;
 

@@ -58,3 +58,5 @@ pub const RESOLVE_TRIES_MAX: usize = 16;
 pub const FRAGMENT_CACHE_BYTES: usize = 64 << 20;
 /// Milliseconds without a write after which the superblock records the tip.
 pub const IDLE_SUPERBLOCK_MS: u64 = 1000;
+/// Milliseconds between two rounds of reading everything on disk again.
+pub const SCRUB_PAUSE_MS: u64 = 60_000;

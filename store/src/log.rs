@@ -7,6 +7,7 @@ pub(crate) mod frame;
 pub(crate) mod recovery;
 pub(crate) mod run;
 pub(crate) mod superblock;
+pub(crate) mod walk;
 
 use std::{io, sync::Arc};
 
@@ -40,6 +41,12 @@ pub(crate) struct Segment {
 /// The path of the segment that begins with this op, relative to the data folder.
 fn segment_name(first_op: u64) -> String {
     format!("{FOLDER}/{first_op:016x}{SEGMENT_SUFFIX}")
+}
+
+/// The first op of the segment at this path, by its name.
+fn segment_op(path: &str) -> Option<u64> {
+    let name = path.strip_prefix(FOLDER)?.strip_prefix('/')?.strip_suffix(SEGMENT_SUFFIX)?;
+    u64::from_str_radix(name, 16).ok()
 }
 
 /// The writing end of the log.

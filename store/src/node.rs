@@ -97,7 +97,7 @@ impl Tenants {
 }
 
 /// 16 bytes from 32 hexadecimal digits.
-fn sixteen(hex: &str) -> Option<[u8; 16]> {
+pub(crate) fn sixteen(hex: &str) -> Option<[u8; 16]> {
     let mut out = [0; 16];
     if hex.len() != 32 || !hex.is_ascii() {
         return None;

@@ -3,7 +3,10 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,6 +31,7 @@ use crate::{
     reader::{Reader, cursor_at},
     record::{PayloadKind, Payloads},
     resolve,
+    scrub::{Pace, ScrubCounters, Scrubber},
     tenant::TenantShared,
     words::{Actor, Hex, Position, StreamName, TenantName},
 };
@@ -42,6 +46,8 @@ pub struct Options {
     /// Records behind which the index goes to disk, at most [`CHECKPOINT_RECORDS_MAX`]. Memory grows with it, and
     /// the part of the log that a start reads again.
     pub checkpoint_records: u64,
+    /// How fast closed files are read again to find damage; 0 turns that off.
+    pub scrub_bytes_per_s: u64,
 }
 
 /// An open store. Clones share it; the folder is free again when they and all [`Tenant`]s are dropped.
@@ -52,6 +58,7 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Shared {
+    scrubber: Option<Scrubber>,
     tenants: Arc<Tenants>,
     fragments: Mutex<FragmentCache>,
     node: NodeHandle,
@@ -87,6 +94,12 @@ pub struct StoreStats {
     pub checkpoints: u64,
     /// Checkpoints that failed for want of room since the start.
     pub checkpoints_failed: u64,
+    /// Bytes read again to find damage since the start.
+    pub scrubbed_bytes: u64,
+    /// How often everything closed was read again since the start.
+    pub scrub_rounds: u64,
+    /// Damaged places that reading again has found since the start.
+    pub scrub_damage: u64,
 }
 
 impl Store {
@@ -95,23 +108,42 @@ impl Store {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: Options) -> Result<Self, OpenError> {
-        let Options { folder, segment_bytes, checkpoint_records } = options;
+        let Options { folder, segment_bytes, checkpoint_records, scrub_bytes_per_s } = options;
         std::fs::create_dir_all(&folder).map_err(|source| {
             let path = folder.clone();
             OpenError::Io { action: "making", path, source }
         })?;
         let lock = lock(&folder)?;
-        let disk = Arc::new(RealDisk::new(&folder));
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&folder));
         let due = Due {
             records: checkpoint_records.clamp(1, CHECKPOINT_RECORDS_MAX),
             bytes: CHECKPOINT_BYTES,
         };
-        Self::open_on(disk, segment_bytes, due, Some(lock)).map_err(|error| match error {
+        let opened = Self::open_on(Arc::clone(&disk), segment_bytes, due, Some(lock));
+        let opened = opened.and_then(|store| match scrub_bytes_per_s {
+            0 => Ok(store),
+            bytes_per_s => store.scrubbed(disk, Pace::usual(bytes_per_s)),
+        });
+        opened.map_err(|error| match error {
             OpenError::Io { action, path, source } => {
                 OpenError::Io { action, path: folder.join(path), source }
             }
             other => other,
         })
+    }
+
+    /// With a thread that looks for damage.
+    fn scrubbed(mut self, disk: Arc<dyn Disk>, pace: Pace) -> Result<Self, OpenError> {
+        let shared = Arc::get_mut(&mut self.shared).expect("just opened");
+        let cluster = recovery::cluster(&*disk)?;
+        let scrubber = Scrubber::start(disk, cluster, Arc::clone(&shared.tenants), pace);
+        shared.scrubber = Some(scrubber.map_err(io_error("starting the scrubber in"))?);
+        Ok(self)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn tenants(&self) -> &Arc<Tenants> {
+        &self.shared.tenants
     }
 
     /// Opens a store on a disk that nobody else uses.
@@ -162,8 +194,8 @@ impl Store {
         let node = Node::start(replica, files, checkpoints, Arc::clone(&tenants), damaged)
             .map_err(io_error("starting the owner of the log in"))?;
         let fragments = Mutex::new(FragmentCache::default());
-        let shared =
-            Shared { tenants, fragments, node, checkpoints: counters, damage: recovered.damage };
+        let (scrubber, damage) = (None, recovered.damage);
+        let shared = Shared { scrubber, tenants, fragments, node, checkpoints: counters, damage };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -464,6 +496,10 @@ impl Store {
     /// Figures for metrics.
     pub fn stats(&self) -> StoreStats {
         let counters = &self.shared.node.counters;
+        let scrubbed = |figure: fn(&ScrubCounters) -> &AtomicU64| {
+            let scrubber = self.shared.scrubber.as_ref();
+            scrubber.map_or(0, |s| figure(s.counters()).load(Ordering::Relaxed))
+        };
         StoreStats {
             queue_commands: counters.queue_commands.load(Ordering::Relaxed),
             ops: counters.ops.load(Ordering::Relaxed),
@@ -475,6 +511,9 @@ impl Store {
             fragment_bytes: self.shared.fragments.lock().bytes,
             checkpoints: self.shared.checkpoints.written.load(Ordering::Relaxed),
             checkpoints_failed: self.shared.checkpoints.failed.load(Ordering::Relaxed),
+            scrubbed_bytes: scrubbed(|c| &c.bytes),
+            scrub_rounds: scrubbed(|c| &c.rounds),
+            scrub_damage: scrubbed(|c| &c.damage),
         }
     }
 

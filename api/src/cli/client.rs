@@ -61,6 +61,11 @@ pub(super) struct Answer {
 impl Client {
     /// A client of the server that the command line names.
     pub(super) fn new(global: &Global) -> Self {
+        Self::of(global.url.clone(), global)
+    }
+
+    /// A client of this server.
+    pub(super) fn of(target: Target, global: &Global) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -69,7 +74,7 @@ impl Client {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_per_read(Some(SILENCE_MAX))
             .build();
-        Self { agent: config.into(), target: global.url.clone(), key: global.key.clone() }
+        Self { agent: config.into(), target, key: global.key.clone() }
     }
 
     /// GETs a path with query as JSON.

@@ -116,6 +116,11 @@ impl Refusal {
         self.status == StatusCode::FORBIDDEN
     }
 
+    /// Whether the server says that it failed, and not only for now.
+    pub(super) fn is_final_failure(&self) -> bool {
+        self.status.is_server_error() && !self.is_retryable()
+    }
+
     /// How long the server asks to wait.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         self.retry_after

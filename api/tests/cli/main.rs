@@ -8,6 +8,7 @@ mod fake;
 mod import;
 mod read;
 mod tail;
+mod verify;
 
 use std::process::{Command, Output};
 

@@ -136,6 +136,11 @@ async fn every_setting_has_an_effect() {
                 assert!(started.elapsed().as_secs() < 8, "the default waits ten seconds");
             }
             "log.segment_bytes" => segment_bytes(&with("1048576"), folder.path()).await,
+            "store.scrub_bytes_per_s" => {
+                let (idle, other) = (with("0"), tempfile::tempdir().unwrap());
+                until_scrubbed(&Server::start(other.path())).await;
+                assert_eq!(scrub_rounds(&idle).await, "0.0", "the default begins at once");
+            }
             "log.level" => log_level(key.env),
             unknown => panic!("no test shows an effect of {unknown}"),
         }
@@ -200,6 +205,20 @@ async fn segment_bytes(server: &Server, folder: &Path) {
     }
     let segments = fs::read_dir(folder.join("log")).unwrap().count();
     assert!(segments > 1, "{segments} segments");
+}
+
+async fn scrub_rounds(server: &Server) -> String {
+    let metrics = server.client().await.get("/metrics").await;
+    let name = "kimberlite_scrub_rounds_total ";
+    let found = metrics.text().lines().find_map(|l| l.strip_prefix(name).map(str::to_owned));
+    found.expect("the metric is there")
+}
+
+async fn until_scrubbed(server: &Server) {
+    let started = Instant::now();
+    while scrub_rounds(server).await == "0.0" {
+        assert!(started.elapsed() < PATIENCE, "nothing is scrubbed");
+    }
 }
 
 /// What a server that cannot have its port logs before it ends does not depend on the level, so one

@@ -24,6 +24,7 @@ async fn router() -> (Router, tempfile::TempDir) {
         folder: folder.path().to_owned(),
         segment_bytes: 1 << 20,
         checkpoint_records: 1000,
+        scrub_bytes_per_s: 0,
     };
     let store = Store::open(options).unwrap();
     let (actor, name) = (Actor::new("operator").unwrap(), TenantName::new("dev").unwrap());

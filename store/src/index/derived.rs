@@ -3,6 +3,8 @@
 //! Everything in the folder follows from the log. A checkpoint brings it forward in one transaction, so it always says
 //! what the log said behind one op; what it does not hold yet is read from the log again at the next start.
 
+pub(crate) mod compare;
+
 use std::{
     collections::HashMap,
     fs::File,
@@ -32,9 +34,9 @@ use crate::{
 
 /// Where derived files lie, relative to the data folder.
 pub(crate) const FOLDER: &str = "index";
-const DATABASE: &str = "index/names";
+pub(crate) const DATABASE: &str = "index/names";
 /// Its presence asks for everything derived to be made anew.
-const REBUILD: &str = "index/rebuild";
+pub(crate) const REBUILD: &str = "index/rebuild";
 /// What derived files of this version look like.
 const VERSION: u32 = 1;
 /// Bytes of the database's own cache.
@@ -76,7 +78,7 @@ pub(crate) struct Checkpoint {
 }
 
 /// One tenant at a checkpoint.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TenantRow {
     /// `None` for the system tenant.
     pub(crate) name: Option<String>,

@@ -88,6 +88,11 @@ impl Names {
         names
     }
 
+    /// The states of all streams that changed since the last checkpoint.
+    pub(crate) fn recent_states(&self) -> &HashMap<u32, StreamState> {
+        &self.recent.states
+    }
+
     pub(crate) fn next_stream(&self) -> u32 {
         self.next_stream
     }

@@ -59,6 +59,26 @@ impl Pages {
         Ok(Self { file: disk.open(&name)?, name })
     }
 
+    /// How many pages there are, the last one cut off perhaps.
+    pub(crate) fn count(&self) -> Result<u64, ReadError> {
+        let io = |source| ReadError::Io { file: self.name.clone(), source };
+        Ok(self.file.length().map_err(io)?.div_ceil(PAGE as u64))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many pages content of this length takes.
+    pub(crate) fn pages_of(content: u64) -> u64 {
+        content.div_ceil(CONTENT as u64)
+    }
+
+    /// The byte of the content in its file.
+    pub(crate) fn offset_of(content: u64) -> u64 {
+        content / CONTENT as u64 * PAGE as u64 + content % CONTENT as u64
+    }
+
     /// A reader that keeps one page.
     pub(crate) fn point(&self) -> PageReader<'_> {
         PageReader { pages: self, first: 0, content: Vec::new(), ahead: 1, ahead_max: 1 }
@@ -75,6 +95,11 @@ impl Pages {
 }
 
 impl PageReader<'_> {
+    /// Checks one page.
+    pub(crate) fn check(&mut self, page: u64) -> Result<(), ReadError> {
+        self.load(page)
+    }
+
     /// `N` bytes of the content from `at` on.
     pub(crate) fn array<const N: usize>(&mut self, at: u64) -> Result<[u8; N], ReadError> {
         let mut out = [0; N];

@@ -1,6 +1,9 @@
 //! The index of records of one tenant in one segment, in memory.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
@@ -48,6 +51,9 @@ pub(crate) struct MemoryPart {
     /// Position of the first record.
     pub(crate) first: u64,
     pub(crate) rows: RwLock<Rows>,
+    /// Set when a checkpoint writes the part, before the database speaks of it: which run before this one has each
+    /// of its streams.
+    pub(crate) previous: OnceLock<HashMap<u32, u64>>,
 }
 
 /// Numbers in postings count from the part's first record and ascend.
@@ -63,7 +69,7 @@ pub(crate) struct Rows {
 
 impl MemoryPart {
     pub(crate) fn new(segment: Arc<Segment>, first: u64) -> Self {
-        Self { segment, first, rows: RwLock::default() }
+        Self { segment, first, rows: RwLock::default(), previous: OnceLock::new() }
     }
 
     pub(crate) fn entry(&self, position: u64) -> RecordEntry {

@@ -1,5 +1,7 @@
 //! The index of a part of a tenant's log as a derived file: written once from a [`MemoryPart`], read in place.
 
+mod compare;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -27,14 +29,14 @@ const NUMBER_BITS: u32 = 24;
 pub(crate) const NO_RUN: u64 = u64::MAX;
 
 /// A table of equal rows in a run's content.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Table {
     at: u64,
     rows: u64,
 }
 
 /// Where a part's tables lie in its file's content.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Layout {
     /// The segment that holds the records.
     pub(crate) segment: u64,

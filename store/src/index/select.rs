@@ -111,12 +111,11 @@ impl Search<'_> {
             };
             // The newest ones may lie behind the range.
             while next != NO_RUN && next > run.first() {
-                let Some(Slice::Disk(behind)) = view.slice_of(next) else { break };
-                next = behind.stream(stream.id)?.map_or(NO_RUN, |(_, previous)| previous);
+                next = previous_run(view, stream.id, next)?;
             }
             if next == run.first() {
                 with_stream.push(slice);
-                next = run.stream(stream.id)?.map_or(NO_RUN, |(_, previous)| previous);
+                next = previous_run(view, stream.id, next)?;
             }
             if next == NO_RUN {
                 break;
@@ -125,6 +124,18 @@ impl Search<'_> {
         with_stream.reverse();
         Ok(with_stream)
     }
+}
+
+/// The run before the one at `first` that has a stream.
+fn previous_run(view: &View, stream: u32, first: u64) -> Result<u64, ReadError> {
+    Ok(match view.slice_of(first) {
+        Some(Slice::Disk(run)) => run.stream(stream)?.map_or(NO_RUN, |(_, previous)| previous),
+        // The database speaks of a run that this view has in memory still.
+        Some(Slice::Memory(part)) => {
+            part.previous.get().and_then(|runs| runs.get(&stream)).copied().unwrap_or(NO_RUN)
+        }
+        None => NO_RUN,
+    })
 }
 
 impl Searching<'_> {

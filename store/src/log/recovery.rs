@@ -12,7 +12,7 @@ use super::{
         FRAME_HEAD_BYTES, FRAME_TAIL_BYTES, FrameHead, Section, SectionRuns, frame_tail,
         front_length, read_section,
     },
-    read_end_mark, segment_name,
+    read_end_mark, segment_name, segment_op,
     superblock::{self, SuperblockError, SuperblockFile},
 };
 use crate::{
@@ -23,7 +23,9 @@ use crate::{
 
 /// A sector: what a disk writes whole or not at all.
 const SECTOR_BYTES: u64 = 512;
-const CHUNK_BYTES: usize = 4 << 20;
+pub(super) const CHUNK_BYTES: usize = 4 << 20;
+
+pub(crate) const TORN: &str = "a torn write, never acknowledged";
 
 /// One op as recovery hands it on: decoded, with each section checked or damaged.
 pub(crate) struct RecoveredOp<'a> {
@@ -42,6 +44,8 @@ pub(crate) trait Visitor {
     fn op(&mut self, op: RecoveredOp<'_>);
     /// The records of an op are lost for these tenants.
     fn lost(&mut self, sections: Vec<Section>, damage: Damage);
+    /// What a crash left, which is mended here without a loss.
+    fn mends(&mut self, _left: Damage) {}
 }
 
 /// An op up to which the log was read before.
@@ -136,6 +140,15 @@ pub(crate) fn holds(disk: &dyn Disk, cluster: [u8; 16], start: &Start) -> io::Re
     Ok(head.is_ok_and(|head| head.header == start.header && at + head.length as u64 == end))
 }
 
+/// How far a log could be read.
+pub(crate) struct Scanned {
+    tip: Option<Header>,
+    segment: Arc<Segment>,
+    at: u64,
+    segments: usize,
+    pub(crate) damage: Option<Damage>,
+}
+
 /// Reads a log, behind `start` where it is given, tells `visitor` what it holds, cuts a torn tail.
 pub(crate) fn recover(
     disk: &dyn Disk,
@@ -147,6 +160,20 @@ pub(crate) fn recover(
         disk.sync_folder(folder).map_err(io_error("syncing", folder))?;
     }
     let (superblock_file, superblock) = open_superblock(disk)?;
+    let scanned = scan(disk, superblock, visitor, start)?;
+    let Scanned { tip, segment, at, segments, damage } = scanned;
+    // What was read may not be durable yet, if the process before this one was killed between write and sync.
+    segment.file.sync().map_err(io_error("syncing", &segment.name))?;
+    Ok(Recovery { superblock_file, superblock, tip, segment, at, segments, damage })
+}
+
+/// Reads a log up to damage that it cannot go on behind.
+pub(crate) fn scan(
+    disk: &dyn Disk,
+    superblock: Superblock,
+    visitor: &mut dyn Visitor,
+    start: Option<&Start>,
+) -> Result<Scanned, OpenError> {
     let files = list_segments(disk)?;
     let mut scan = Scan {
         superblock,
@@ -173,15 +200,12 @@ pub(crate) fn recover(
         OpenError::from(Damage { file: "log".into(), offset: 0, what })
     })?;
     scan.check_floor(&segment, at);
-    // What was read may not be durable yet, if the process before this one was killed between write and sync.
-    segment.file.sync().map_err(io_error("syncing", &segment.name))?;
     let Scan { tip, damage, .. } = scan;
-    let segments = files.len();
-    Ok(Recovery { superblock_file, superblock, tip, segment, at, segments, damage })
+    Ok(Scanned { tip, segment, at, segments: files.len(), damage })
 }
 
 /// The segments' paths, in order.
-fn list_segments(disk: &dyn Disk) -> Result<Vec<String>, OpenError> {
+pub(crate) fn list_segments(disk: &dyn Disk) -> Result<Vec<String>, OpenError> {
     let names = disk.list(FOLDER).map_err(io_error("listing", FOLDER))?;
     let segments = names.into_iter().filter(|n| n.ends_with(SEGMENT_SUFFIX));
     Ok(segments.map(|n| format!("{FOLDER}/{n}")).collect())
@@ -218,6 +242,8 @@ impl Scan<'_> {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
             Err(error) => return Err(io(error)),
         };
+        // Who goes on inside a segment has judged its head before.
+        let named = named.or_else(|| resume.and(segment_op(path)).map(|op| (op, self.identity)));
         let Some((first_op, parent)) = named else {
             self.damage = Some(Damage { file: name.clone(), offset: 0, what: "a segment's head" });
             return Ok((Arc::new(Segment { file, name, first_op: 0 }), SEGMENT_HEAD_BYTES));
@@ -258,7 +284,7 @@ impl Scan<'_> {
                     if sections.iter().any(|(_, r)| r.is_err())
                         && let Verdict::Torn = self.judge(&mut file, at, next, Some(&head))?.0
                     {
-                        return Self::cut(&mut file, at);
+                        return self.cut(&mut file, at);
                     }
                     let length = head.length as u64;
                     self.take(segment, at, &head, sections);
@@ -267,7 +293,7 @@ impl Scan<'_> {
                 _ => match self.judge(&mut file, at, next, None)? {
                     (Verdict::End, _) if next.is_none() => return Ok(at),
                     (Verdict::End, _) => return self.finish(disk, segment, at, next),
-                    (Verdict::Torn, _) => return Self::cut(&mut file, at),
+                    (Verdict::Torn, _) => return self.cut(&mut file, at),
                     (Verdict::Damaged(what), Some((resume, lost))) => {
                         let damage = Damage { file: segment.name.clone(), offset: at, what };
                         self.lose(lost, damage);
@@ -374,8 +400,9 @@ impl Scan<'_> {
     }
 
     /// Cuts a torn tail. It is invalid already and stays so at every moment of this, so zeros are enough.
-    fn cut(file: &mut Chunks, at: u64) -> io::Result<u64> {
+    fn cut(&mut self, file: &mut Chunks, at: u64) -> io::Result<u64> {
         tracing::info!(segment = file.segment.name, offset = at, "a torn write is cut");
+        self.visitor.mends(Damage { file: file.segment.name.clone(), offset: at, what: TORN });
         let segment = Arc::clone(&file.segment);
         let end = file.last_nonzero(at)?.map_or(at, |last| last + 1);
         let zeros = vec![0; CHUNK_BYTES];
@@ -402,6 +429,8 @@ impl Scan<'_> {
         disk.open(path)?.read_exact_at(&mut head, 0)?;
         match decode_segment_head(&head, self.superblock.cluster) {
             Some((op, parent)) if Op(op) == self.next_op() && parent == self.identity => {
+                let what = "an end mark was not written yet";
+                self.visitor.mends(Damage { file: segment.name.clone(), offset: at, what });
                 end_segment(&*segment.file, at, op)?;
                 disk.sync_folder(FOLDER)?;
             }
@@ -426,10 +455,11 @@ enum Verdict {
     Damaged(&'static str),
 }
 
-type FrameRead = Result<(FrameHead, Vec<(Section, Result<SectionRuns, Damage>)>), &'static str>;
+pub(super) type FrameRead =
+    Result<(FrameHead, Vec<(Section, Result<SectionRuns, Damage>)>), &'static str>;
 
 /// Reads the frame at `at` with all its sections.
-fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
+pub(super) fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
     let front = file.get(at, FRAME_HEAD_BYTES)?;
     let Some(length) = front_length(&front) else { return Ok(Err("no frame begins here")) };
     let head = match FrameHead::decode(&file.get(at, length)?) {
@@ -465,21 +495,21 @@ fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
 }
 
 /// A file read in large chunks.
-struct Chunks {
+pub(super) struct Chunks {
     segment: Arc<Segment>,
-    length: u64,
+    pub(super) length: u64,
     chunk: Bytes,
     chunk_at: u64,
 }
 
 impl Chunks {
-    fn new(segment: &Arc<Segment>) -> io::Result<Self> {
+    pub(super) fn new(segment: &Arc<Segment>) -> io::Result<Self> {
         let length = segment.file.length()?;
         Ok(Self { segment: Arc::clone(segment), length, chunk: Bytes::new(), chunk_at: 0 })
     }
 
     /// Up to `length` bytes at `at`; fewer only at the end of the file.
-    fn get(&mut self, at: u64, length: usize) -> io::Result<Bytes> {
+    pub(super) fn get(&mut self, at: u64, length: usize) -> io::Result<Bytes> {
         let length = self.length.saturating_sub(at).min(length as u64) as usize;
         let end = self.chunk_at + self.chunk.len() as u64;
         if at < self.chunk_at || at + length as u64 > end {

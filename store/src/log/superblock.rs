@@ -9,7 +9,7 @@ use crate::disk::{Disk, DiskFile};
 
 const MAGIC: &[u8; 8] = b"KMBLSUP1";
 const COPIES: u64 = 4;
-const COPY_BYTES: u64 = 4096;
+pub(crate) const COPY_BYTES: u64 = 4096;
 const SEALED_BYTES: usize = 8 + 4 + 4 + 8 + 16 + 8 + 8 + 8 + 8 + 32;
 
 /// The file that holds the superblock.
@@ -84,6 +84,21 @@ impl SuperblockFile {
         }
         Ok(())
     }
+}
+
+/// Where the copies begin that do not hold, or are not followed by zeros.
+pub(crate) fn damaged_copies(disk: &dyn Disk) -> io::Result<Vec<u64>> {
+    let file = disk.open(NAME)?;
+    let mut damaged = Vec::new();
+    for at in (0..COPIES).map(|copy| copy * COPY_BYTES) {
+        let mut bytes = vec![0; COPY_BYTES as usize];
+        let read = file.read_at(&mut bytes, at)?;
+        let (copy, rest) = bytes.split_first_chunk().expect("a copy is shorter than its place");
+        if read < bytes.len() || decode(copy).is_none() || rest.iter().any(|b| *b != 0) {
+            damaged.push(at);
+        }
+    }
+    Ok(damaged)
 }
 
 fn encode(s: Superblock, sequence: u64) -> Vec<u8> {

@@ -202,6 +202,7 @@ async fn an_index_in_memory_alone_gives_the_same_answers() {
         folder: folder.path().to_owned(),
         segment_bytes: 64 << 10,
         checkpoint_records: 100_000,
+        scrub_bytes_per_s: 0,
     });
     let store = store.unwrap();
     let tenant = store.tenant(&TenantName::new("dev").unwrap()).unwrap();
@@ -248,4 +249,46 @@ async fn a_flipped_byte_in_a_run_is_named_and_gone_after_the_next_start() {
         }
     }
     panic!("no flip was ever noticed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_are_whole_while_checkpoints_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, tenant) = open(folder.path()).await;
+    let writer = {
+        let (store, tenant) = (store.clone(), tenant.clone());
+        tokio::spawn(async move {
+            for _ in 0..1500 {
+                let new = vec![event("t", "1"), event("t", "2")];
+                store.append(&tenant, append("s", Expected::Any, new)).await.unwrap();
+            }
+        })
+    };
+    let mut seen = 0;
+    let mut selection = everything();
+    selection.source = Source::Stream { name: stream("s"), from: None };
+    while !writer.is_finished() {
+        selection.after = After::Nothing;
+        let (mut next, mut rounds) = (0, 0);
+        loop {
+            let (events, batch) = match store.read_events(&tenant, &selection).await {
+                Err(ReadError::StreamUnknown) => break,
+                read => read.unwrap(),
+            };
+            for event in events {
+                assert_eq!(event.version.get(), next, "a gap in round {rounds}");
+                next += 1;
+            }
+            rounds += 1;
+            if batch.finished {
+                break;
+            }
+            selection.after = After::Cursor(batch.cursor.unwrap());
+        }
+        assert!(next >= seen, "{next} events, {seen} before");
+        seen = next;
+    }
+    writer.await.unwrap();
+    assert!(store.stats().checkpoints > 20);
+    store.close().await;
 }

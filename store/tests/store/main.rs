@@ -12,3 +12,4 @@ mod damage;
 mod derived;
 mod format;
 mod support;
+mod verify;

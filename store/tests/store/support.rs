@@ -53,6 +53,7 @@ pub(crate) fn try_open(folder: &Path) -> Result<Store, OpenError> {
         folder: folder.to_owned(),
         segment_bytes: 64 << 10,
         checkpoint_records: 50,
+        scrub_bytes_per_s: 0,
     })
 }
 

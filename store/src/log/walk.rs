@@ -1,0 +1,163 @@
+//! Walking through a log that may be damaged: where it can be gone on, and what a closed segment holds.
+
+use std::{io, sync::Arc};
+
+use kimberlite_consensus::{Header, Op};
+
+use super::{
+    END_MARK_BYTES, SEGMENT_HEAD_BYTES, Segment, decode_segment_head,
+    frame::{FRAME_HEAD_BYTES, FrameHead, Section, SectionRuns, front_length},
+    read_end_mark,
+    recovery::{CHUNK_BYTES, Chunks, Start, read_frame},
+    segment_name, segment_op,
+};
+use crate::{disk::Disk, error::Damage};
+
+/// The first frame at `from` or behind it in this file that can be gone on from: a start just before it.
+pub(crate) fn resume(
+    disk: &dyn Disk,
+    cluster: [u8; 16],
+    path: &str,
+    from: u64,
+) -> io::Result<Option<Start>> {
+    let Some(first_op) = segment_op(path) else { return Ok(None) };
+    let segment = Segment { file: disk.open(path)?, name: path.to_owned(), first_op };
+    let mut file = Chunks::new(&Arc::new(segment))?;
+    let mut at = from;
+    while at < file.length {
+        let chunk = file.get(at, CHUNK_BYTES)?;
+        for (i, _) in chunk.windows(4).enumerate().filter(|(_, w)| *w == b"KOP>") {
+            let candidate = at + i as u64;
+            let front = file.get(candidate, FRAME_HEAD_BYTES)?;
+            let Some(length) = front_length(&front) else { continue };
+            let Ok(head) = FrameHead::decode(&file.get(candidate, length)?) else { continue };
+            let Some(header) = head.previous else { continue };
+            if head.header.cluster == cluster && head.header.parent == header.identity() {
+                let frame = (candidate, candidate);
+                return Ok(Some(Start { header, segment: first_op, frame }));
+            }
+        }
+        // A sentinel may lie across the border.
+        at += (CHUNK_BYTES - 3) as u64;
+    }
+    Ok(None)
+}
+
+/// The segment of this name, whatever its head says; `None` where there is no such file.
+pub(crate) fn open_by_name(disk: &dyn Disk, first_op: u64) -> io::Result<Option<Segment>> {
+    let name = segment_name(first_op);
+    if !disk.exists(&name)? {
+        return Ok(None);
+    }
+    Ok(Some(Segment { file: disk.open(&name)?, name, first_op }))
+}
+
+/// The cluster's id as a segment's head has it, where the head holds.
+pub(crate) fn cluster_of(disk: &dyn Disk, path: &str) -> io::Result<Option<[u8; 16]>> {
+    let mut head = [0; 104];
+    let read = disk.open(path)?.read_at(&mut head, 0)?;
+    let cluster: [u8; 16] = head[16..32].try_into().expect("16");
+    Ok(decode_segment_head(&head[..read], cluster).map(|_| cluster))
+}
+
+/// Whether a segment's head holds, and where what fills it up is not zeros.
+pub(crate) fn check_head(
+    disk: &dyn Disk,
+    cluster: [u8; 16],
+    path: &str,
+) -> io::Result<(bool, Option<u64>)> {
+    let mut head = vec![0; SEGMENT_HEAD_BYTES as usize];
+    let read = disk.open(path)?.read_at(&mut head, 0)?;
+    let first_op = decode_segment_head(&head[..read.min(104)], cluster).map(|(op, _)| op);
+    let holds = read == head.len() && first_op.is_some() && first_op == segment_op(path);
+    Ok((holds, head[104..].iter().position(|b| *b != 0).map(|i| 104 + i as u64)))
+}
+
+/// What lies in a closed segment.
+pub(crate) enum Frame {
+    Op {
+        offset: u64,
+        /// Bytes of the frame.
+        length: u64,
+        sections: Vec<(Section, Result<SectionRuns, Damage>)>,
+    },
+    /// A frame that does not hold; with its header, where the next one repeats it.
+    Lost { damage: Damage, header: Option<Header> },
+}
+
+/// Reads a closed segment frame by frame, on behind damage where that can be.
+pub(crate) struct ClosedFrames {
+    disk: Arc<dyn Disk>,
+    cluster: [u8; 16],
+    path: String,
+    file: Chunks,
+    at: u64,
+    last: Option<Header>,
+    ended: bool,
+}
+
+impl ClosedFrames {
+    pub(crate) fn open(disk: Arc<dyn Disk>, cluster: [u8; 16], path: &str) -> io::Result<Self> {
+        let first_op = segment_op(path).unwrap_or(0);
+        let segment = Segment { file: disk.open(path)?, name: path.to_owned(), first_op };
+        let (path, file) = (path.to_owned(), Chunks::new(&Arc::new(segment))?);
+        let (at, last, ended) = (SEGMENT_HEAD_BYTES, None, false);
+        Ok(Self { disk, cluster, path, file, at, last, ended })
+    }
+
+    /// The next frame; `None` behind the last one.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Frame>> {
+        let mark = self.file.get(self.at, END_MARK_BYTES as usize)?;
+        if self.ended || read_end_mark(&mark).is_some() {
+            return Ok(None);
+        }
+        let offset = self.at;
+        let follows = |head: &FrameHead| {
+            let before = self.last.as_ref();
+            head.header.cluster == self.cluster
+                && before.is_none_or(|last| head.previous.as_ref() == Some(last))
+                && head.previous.as_ref().is_none_or(|p| head.header.parent == p.identity())
+        };
+        match read_frame(&mut self.file, offset)? {
+            Ok((head, sections)) if follows(&head) => {
+                let length = head.length as u64;
+                self.at += length;
+                self.last = Some(head.header);
+                Ok(Some(Frame::Op { offset, length, sections }))
+            }
+            _ => self.lost().map(Some),
+        }
+    }
+
+    fn lost(&mut self) -> io::Result<Frame> {
+        let what = "an op of a closed segment";
+        let damage = Damage { file: self.path.clone(), offset: self.at, what };
+        let found = resume(&*self.disk, self.cluster, &self.path, self.at + 1)?;
+        let Some(Start { header, frame: (at, _), .. }) = found else {
+            self.ended = true;
+            return Ok(Frame::Lost { damage, header: None });
+        };
+        let first = segment_op(&self.path).map(Op);
+        let expected = self.last.as_ref().map(|last| last.op.next()).or(first);
+        self.at = at;
+        self.last = Some(header.clone());
+        Ok(Frame::Lost { damage, header: Some(header).filter(|h| Some(h.op) == expected) })
+    }
+}
+
+/// The first byte at `from` or behind it that is not zero.
+pub(crate) fn first_nonzero(disk: &dyn Disk, path: &str, from: u64) -> io::Result<Option<u64>> {
+    let file = disk.open(path)?;
+    let mut bytes = vec![0; CHUNK_BYTES];
+    let mut at = from;
+    loop {
+        let read = file.read_at(&mut bytes, at)?;
+        if let Some(i) = bytes[..read].iter().position(|b| *b != 0) {
+            return Ok(Some(at + i as u64));
+        }
+        if read < bytes.len() {
+            return Ok(None);
+        }
+        at += read as u64;
+    }
+}

@@ -1,0 +1,289 @@
+//! Checks everything that a data folder holds, and changes nothing in it.
+//!
+//! The log is read by recovery's own code, on a disk that drops writes; it goes on behind damage wherever a later frame
+//! says what came before it. What is derived is compared with what the log makes, run by run, so memory holds the names
+//! of streams and one run at a time.
+
+mod derived;
+mod walk;
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use kimberlite_consensus::Superblock;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::{
+    disk::{Disk, ReadOnlyDisk},
+    error::{Damage, OpenError, ReadError},
+    log::{
+        END_MARK_BYTES, SEGMENT_HEAD_BYTES, recovery,
+        recovery::Start,
+        superblock::{self, SuperblockError, SuperblockFile},
+        walk::{check_head, cluster_of, first_nonzero, resume},
+    },
+    record::Leaf,
+};
+use walk::Walk;
+
+/// What a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FindingKind {
+    /// Bytes are not what was written.
+    Damage,
+    /// Nothing is lost: what a crash left, and what could not be compared.
+    Note,
+}
+
+/// Something that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is.
+    pub kind: FindingKind,
+    /// The file, relative to the data folder.
+    pub file: String,
+    /// Where, in bytes.
+    pub offset: u64,
+    /// What does not hold.
+    pub what: &'static str,
+    /// Tenants whose records are concerned, where that is known.
+    pub tenants: Vec<String>,
+}
+
+impl Finding {
+    /// Whether the file can be deleted: the next start makes it anew from the log.
+    pub fn is_derived(&self) -> bool {
+        self.file.starts_with(crate::index::derived::FOLDER)
+    }
+}
+
+/// How far the checking has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The file that is being read, relative to the data folder.
+    pub file: String,
+    /// Bytes of files that were dealt with.
+    pub bytes: u64,
+    /// Bytes of all files.
+    pub bytes_total: u64,
+}
+
+/// What was checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Segment files.
+    pub segments: u64,
+    /// Ops that hold.
+    pub ops: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Tenants, the system tenant included.
+    pub tenants: u64,
+    /// Parts of the derived index that were compared with the log.
+    pub parts: u64,
+    /// Findings that are damage.
+    pub damage: u64,
+    /// Findings that are not.
+    pub notes: u64,
+}
+
+/// Who is told while a folder is checked.
+pub trait Watcher {
+    /// It goes on.
+    fn progress(&mut self, progress: &Progress);
+    /// Something was found.
+    fn found(&mut self, finding: &Finding);
+}
+
+/// Why a folder could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// There is no log in it.
+    #[error("{} is no data folder", folder.display())]
+    NoData {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// It cannot be opened, or reading failed.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Reading failed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Kind and commitment (in hex) of each payload that a leaf, without its previous hash, commits to; `None` where the
+/// bytes are no leaf.
+pub fn commitments(leaf: &[u8]) -> Option<Vec<(&'static str, String)>> {
+    let leaf = Leaf::decode(leaf).ok()?;
+    Some(leaf.payloads().map(|(kind, commitment)| (kind.name(), commitment.to_string())).collect())
+}
+
+/// Checks the data folder that no process has open.
+///
+/// # Errors
+/// See [`VerifyError`]. Damage is no error: `watcher` is told, and the summary counts it.
+pub fn verify(folder: &Path, watcher: &mut dyn Watcher) -> Result<Summary, VerifyError> {
+    let disk: Arc<dyn Disk> = Arc::new(ReadOnlyDisk::new(folder));
+    let there = |path| disk.exists(path).map_err(|e| io_error(path, e));
+    if !there(superblock::NAME)? && !there(crate::log::FOLDER)? {
+        return Err(VerifyError::NoData { folder: folder.to_owned() });
+    }
+    let _lock = lock(folder)?;
+    let mut walk = Walk::new(watcher);
+    let files = recovery::list_segments(&*disk)?;
+    walk.summary.segments = files.len() as u64;
+    for path in &files {
+        let length = disk.open(path).and_then(|f| f.length()).map_err(|e| io_error(path, e))?;
+        walk.progress.bytes_total += length;
+    }
+    let Some(superblock) = superblock(&*disk, &files, &mut walk)? else {
+        return Ok(walk.summary);
+    };
+    walk.begin(superblock);
+    derived::open(&disk, superblock.cluster, &mut walk)?;
+    check_heads(&*disk, superblock, &files, &mut walk)?;
+    read_log(&*disk, superblock, &files, &mut walk)?;
+    check_tails(&*disk, &files, &mut walk)?;
+    Ok(walk.end())
+}
+
+fn io_error(path: &str, source: io::Error) -> OpenError {
+    OpenError::Io { action: "reading", path: path.into(), source }
+}
+
+/// The folder's lock, where the file is there; none is made.
+fn lock(folder: &Path) -> Result<Option<File>, OpenError> {
+    let path = folder.join("lock");
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(OpenError::Io { action: "opening", path, source }),
+    };
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| OpenError::Locked { folder: folder.to_owned() })?;
+    Ok(Some(file))
+}
+
+/// The superblock, or one that promises nothing where none holds; `None` where nothing says whose log it is.
+fn superblock(
+    disk: &dyn Disk,
+    files: &[String],
+    walk: &mut Walk<'_>,
+) -> Result<Option<Superblock>, VerifyError> {
+    const NAME: &str = superblock::NAME;
+    let damage = |offset, what| Damage { file: NAME.into(), offset, what };
+    let there = disk.exists(NAME).map_err(|e| io_error(NAME, e))?;
+    if there {
+        let copies = superblock::damaged_copies(disk).map_err(|e| io_error(NAME, e))?;
+        for at in copies {
+            walk.damage(&damage(at, "a copy of the superblock does not hold"), Vec::new());
+        }
+        match SuperblockFile::open(disk) {
+            Ok((_, superblock)) => return Ok(Some(superblock)),
+            Err(SuperblockError::Damaged) => {}
+            Err(SuperblockError::Io(error)) => return Err(io_error(NAME, error).into()),
+            Err(SuperblockError::Format(found)) => {
+                let supported = crate::log::FORMAT;
+                return Err(OpenError::Format { found, supported }.into());
+            }
+        }
+    }
+    walk.damage(&damage(0, "no copy of the superblock holds"), Vec::new());
+    for path in files {
+        if let Some(cluster) = cluster_of(disk, path).map_err(|e| io_error(path, e))? {
+            return Ok(Some(Superblock::fresh(cluster)));
+        }
+    }
+    Ok(None)
+}
+
+/// Segments' heads, to the zeros that fill them up.
+fn check_heads(
+    disk: &dyn Disk,
+    superblock: Superblock,
+    files: &[String],
+    walk: &mut Walk<'_>,
+) -> Result<(), VerifyError> {
+    for path in files {
+        let (holds, filled) =
+            check_head(disk, superblock.cluster, path).map_err(|e| io_error(path, e))?;
+        let damage = |offset, what| Damage { file: path.clone(), offset, what };
+        if !holds {
+            walk.damage(&damage(0, "a segment's head"), Vec::new());
+            walk.headless.insert(path.clone());
+        }
+        if let Some(at) = filled {
+            walk.damage(&damage(at, "what fills up a segment's head is not zeros"), Vec::new());
+        }
+    }
+    Ok(())
+}
+
+/// Reads all of the log, from the next place that can be gone on from after damage.
+fn read_log(
+    disk: &dyn Disk,
+    superblock: Superblock,
+    files: &[String],
+    walk: &mut Walk<'_>,
+) -> Result<(), VerifyError> {
+    let mut start: Option<Start> = None;
+    loop {
+        let scanned = recovery::scan(disk, superblock, walk, start.as_ref());
+        let damage = match scanned {
+            Ok(scanned) => scanned.damage,
+            Err(OpenError::Damaged(damage)) => Some(damage),
+            Err(error) => return Err(error.into()),
+        };
+        let torn = walk.torn.take();
+        let Some(behind) = damage.as_ref().or(torn.as_ref()) else { return Ok(()) };
+        start = next_start(disk, superblock, files, behind)?;
+        match (&damage, &start) {
+            (Some(damage), _) if damage.offset == 0 && walk.headless.contains(&damage.file) => {}
+            (Some(damage), _) => walk.damage(damage, Vec::new()),
+            (None, Some(_)) => walk.damage(behind, Vec::new()),
+            (None, None) => walk.note(behind, Vec::new()),
+        }
+        walk.log_damaged |= damage.is_some() || start.is_some();
+        let Some(start) = &start else { return Ok(()) };
+        walk.skip_to(&start.header);
+    }
+}
+
+fn next_start(
+    disk: &dyn Disk,
+    superblock: Superblock,
+    files: &[String],
+    damage: &Damage,
+) -> Result<Option<Start>, OpenError> {
+    for path in files.iter().filter(|path| **path >= damage.file) {
+        let from = if *path == damage.file { damage.offset + 1 } else { 0 };
+        let from = from.max(SEGMENT_HEAD_BYTES);
+        let found = resume(disk, superblock.cluster, path, from).map_err(|e| io_error(path, e))?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// Behind a closed segment's end mark there is nothing.
+fn check_tails(disk: &dyn Disk, files: &[String], walk: &mut Walk<'_>) -> Result<(), VerifyError> {
+    for path in files.iter().take(files.len().saturating_sub(1)) {
+        let Some(end) = walk.ends.get(path).copied() else { continue };
+        let end = end + END_MARK_BYTES;
+        if walk.damaged_files.contains(path) {
+            continue;
+        }
+        let found = first_nonzero(disk, path, end).map_err(|e| io_error(path, e))?;
+        if let Some(offset) = found {
+            let what = "bytes behind the end of a segment";
+            walk.damage(&Damage { file: path.clone(), offset, what }, Vec::new());
+        }
+    }
+    Ok(())
+}
