@@ -245,7 +245,10 @@ fn read_log(
         match (&damage, &start) {
             (Some(damage), _) if damage.offset == 0 && walk.headless.contains(&damage.file) => {}
             (Some(damage), _) => walk.damage(damage, Vec::new()),
-            (None, Some(_)) => walk.damage(behind, Vec::new()),
+            (None, Some(_)) => {
+                let what = "ops that later ones follow";
+                walk.damage(&Damage { what, ..behind.clone() }, Vec::new());
+            }
             (None, None) => walk.note(behind, Vec::new()),
         }
         walk.log_damaged |= damage.is_some() || start.is_some();

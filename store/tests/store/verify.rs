@@ -400,6 +400,13 @@ async fn what_a_crash_leaves_is_noted_and_is_no_damage() {
     assert_eq!((summary.damage, summary.records), (0, 60), "{:?}", told.found);
     let torn = told.found.iter().find(|f| f.file == *name).unwrap();
     assert_eq!((torn.kind, torn.offset), (FindingKind::Note, last as u64));
+    // Whole frames behind two damaged neighbours: no crash leaves that, whatever the superblock knows.
+    let (_, told) = changed(copy.path(), name, |bytes| {
+        bytes[frames[4] + 30] ^= 1;
+        bytes[frames[5] + 30] ^= 1;
+    });
+    let found = told.damage().into_iter().find(|f| f.file == *name).unwrap();
+    assert_eq!((found.offset, found.what), (frames[4] as u64, "ops that later ones follow"));
 }
 
 #[tokio::test]
