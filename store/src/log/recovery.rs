@@ -348,8 +348,9 @@ impl Scan<'_> {
         let later = self.later_frame(file, at)?;
         let acknowledged = self.next_op() <= self.superblock.commit;
         let last = file.last_nonzero(at)?;
-        if later.is_some() {
-            return Ok((Verdict::Damaged("an op that later ones follow"), later));
+        if let Some(later) = later {
+            let what = "an op that later ones follow";
+            return Ok((Verdict::Damaged(what), later.next()));
         }
         let Some(last) = last else {
             let what = "an acknowledged op is missing";
@@ -374,8 +375,8 @@ impl Scan<'_> {
         }
     }
 
-    /// Looks behind `at` for the op after the next one; returns where it is and the header it repeats.
-    fn later_frame(&self, file: &mut Chunks, at: u64) -> io::Result<Option<(u64, Header)>> {
+    /// Looks behind `at` for a later op.
+    fn later_frame(&self, file: &mut Chunks, at: u64) -> io::Result<Option<Later>> {
         let Some(last) = file.last_nonzero(at)? else { return Ok(None) };
         let mut from = at + 1;
         while from < last {
@@ -386,13 +387,18 @@ impl Scan<'_> {
                 let Some(length) = front_length(&front) else { continue };
                 let Ok(head) = FrameHead::decode(&file.get(candidate, length)?) else { continue };
                 let Some(previous) = head.previous else { continue };
-                if previous.op == self.next_op()
-                    && previous.parent == self.identity
-                    && previous.cluster == self.superblock.cluster
-                    && head.header.parent == previous.identity()
+                if previous.cluster != self.superblock.cluster
+                    || head.header.parent != previous.identity()
+                    || previous.op < self.next_op()
                 {
-                    return Ok(Some((candidate, previous)));
+                    continue;
                 }
+                let next = previous.op == self.next_op() && previous.parent == self.identity;
+                return Ok(Some(if next {
+                    Later::Next(candidate, previous)
+                } else {
+                    Later::Other
+                }));
             }
             from += (CHUNK_BYTES - 4) as u64;
         }
@@ -445,6 +451,23 @@ impl Scan<'_> {
         let floor = self.superblock.commit;
         if op < floor || (op == floor && self.identity != self.superblock.identity) {
             self.fail(segment, at, "the log ends below its commit floor");
+        }
+    }
+}
+
+/// An op behind a place that does not hold.
+enum Later {
+    /// It says what lies between: where it is, and the header that it repeats.
+    Next(u64, Header),
+    /// More than one op is missing before it.
+    Other,
+}
+
+impl Later {
+    fn next(self) -> Option<(u64, Header)> {
+        match self {
+            Self::Next(at, header) => Some((at, header)),
+            Self::Other => None,
         }
     }
 }

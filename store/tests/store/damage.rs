@@ -183,6 +183,20 @@ async fn a_flipped_byte_in_the_open_segment_is_found_at_start() {
 }
 
 #[tokio::test]
+async fn neighbours_that_are_damaged_are_not_taken_for_a_torn_tail() {
+    let (crash, dump) = crashed(20, false).await;
+    let segment = segments(crash.path()).pop().unwrap();
+    let all = frames(&segment);
+    for (first, count) in [(3, 2), (3, 5), (all.len() - 4, 3)] {
+        let copy = copied(crash.path());
+        for (at, _) in &all[first..first + count] {
+            flip(&segments(copy.path()).pop().unwrap(), at + 30);
+        }
+        assert_reported(copy.path(), &dump, &format!("{count} ops from {first} on")).await;
+    }
+}
+
+#[tokio::test]
 async fn a_lost_last_op_is_reported_once_the_superblock_knows_it() {
     let (crash, dump) = crashed(4, true).await;
     let segment = segments(crash.path()).pop().unwrap();

@@ -350,7 +350,10 @@ async fn files_that_are_missing_are_named() {
     written(folder.path()).await;
     let files = files(folder.path());
     let segments = segments(&files);
-    for name in files.keys().filter(|n| !["lock", "reserve", segments[segments.len() - 1]].contains(&n.as_str())) {
+    for name in files
+        .keys()
+        .filter(|n| !["lock", "reserve", segments[segments.len() - 1]].contains(&n.as_str()))
+    {
         std::fs::remove_file(folder.path().join(name)).unwrap();
         let (summary, told) = check(folder.path());
         assert_eq!(summary.damage == 0, name == "index/names", "{name}: {:?}", told.found);
@@ -406,7 +409,7 @@ async fn what_a_crash_leaves_is_noted_and_is_no_damage() {
         bytes[frames[5] + 30] ^= 1;
     });
     let found = told.damage().into_iter().find(|f| f.file == *name).unwrap();
-    assert_eq!((found.offset, found.what), (frames[4] as u64, "ops that later ones follow"));
+    assert_eq!((found.offset, found.what), (frames[4] as u64, "an op that later ones follow"));
 }
 
 #[tokio::test]
