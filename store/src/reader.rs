@@ -245,7 +245,7 @@ impl Reader<'_> {
         if let Ok(piece) = self.cached(plan, position, shape) {
             return Ok(piece);
         }
-        let _one_at_a_time = self.tenant.rendering.lock();
+        let _one_at_a_time = self.tenant.rendering(position / PIECE_RECORDS).lock();
         let next = match self.cached(plan, position, shape) {
             Ok(piece) => return Ok(piece),
             Err(next) => next,

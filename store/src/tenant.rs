@@ -12,6 +12,9 @@ use crate::{
     words::{StreamName, TenantName},
 };
 
+/// So many may render at once.
+const RENDERING: usize = 16;
+
 /// One tenant's committed state, its tip, and how it is known.
 #[derive(Debug)]
 pub(crate) struct TenantShared {
@@ -23,8 +26,9 @@ pub(crate) struct TenantShared {
     derived: Option<TenantDerived>,
     /// Records committed; published after the index has them.
     pub(crate) tip: watch::Sender<u64>,
-    /// Held by who renders, so that followers who wake together render once.
-    pub(crate) rendering: Mutex<()>,
+    /// Held by who renders, so that followers who wake together render once. Several, so that readers of other
+    /// places need not wait.
+    rendering: [Mutex<()>; RENDERING],
 }
 
 impl TenantShared {
@@ -44,8 +48,13 @@ impl TenantShared {
             index: RwLock::new(index),
             derived,
             tip: watch::Sender::new(0),
-            rendering: Mutex::new(()),
+            rendering: Default::default(),
         }
+    }
+
+    /// What to hold while the piece with this number is rendered.
+    pub(crate) fn rendering(&self, piece: u64) -> &Mutex<()> {
+        &self.rendering[(piece % RENDERING as u64) as usize]
     }
 
     /// What is committed now.
