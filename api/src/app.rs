@@ -145,6 +145,7 @@ pub(crate) async fn of_tests() -> (Arc<App>, tempfile::TempDir) {
         segment_bytes: 1 << 20,
         checkpoint_records: kimberlite_store::limits::CHECKPOINT_RECORDS,
         scrub_bytes_per_s: 0,
+        compresses: false,
     };
     let store = Store::open(options).unwrap();
     let (actor, name) = (Actor::new("a").unwrap(), TenantName::new("t").unwrap());

@@ -31,6 +31,8 @@ pub struct Config {
     pub segment_bytes: u64,
     /// How fast closed files are read again to find damage.
     pub scrub_bytes_per_s: u64,
+    /// Whether segments are compressed once they are closed.
+    pub compresses: bool,
     /// What is logged.
     pub log_level: String,
 }
@@ -48,6 +50,7 @@ impl Default for Config {
             shutdown_timeout: Duration::ZERO,
             segment_bytes: 0,
             scrub_bytes_per_s: 0,
+            compresses: false,
             log_level: String::new(),
         };
         for key in KEYS {
@@ -208,6 +211,21 @@ pub const KEYS: &[Key] = &[
         what: "How fast closed segments and index files are read again in the background to find damage.",
         set: |config, text| {
             config.scrub_bytes_per_s = number(text, 0, 1 << 40)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "store.compression",
+        env: "KIMBERLITE_STORE_COMPRESSION",
+        default: "zstd",
+        unit: "zstd or none",
+        what: "How segments are compressed once they are closed, in the background. What is compressed stays so.",
+        set: |config, text| {
+            config.compresses = match text {
+                "zstd" => true,
+                "none" => false,
+                _ => return Err("is neither zstd nor none"),
+            };
             Ok(())
         },
     },

@@ -199,6 +199,24 @@ impl Collector for StoreFigures {
             float(stats.checkpoints_failed),
         )?;
         counter(
+            "compressed_segments",
+            "Closed segments compressed",
+            None,
+            float(stats.compressed_segments),
+        )?;
+        counter(
+            "compressed_from",
+            "Bytes that they took before",
+            Some(&Unit::Bytes),
+            float(stats.compressed_from_bytes),
+        )?;
+        counter(
+            "compressed_to",
+            "Bytes that they take now",
+            Some(&Unit::Bytes),
+            float(stats.compressed_to_bytes),
+        )?;
+        counter(
             "scrubbed",
             "Bytes read again to find damage",
             Some(&Unit::Bytes),

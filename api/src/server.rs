@@ -157,6 +157,7 @@ impl Server {
             segment_bytes: config.segment_bytes,
             checkpoint_records: kimberlite_store::limits::CHECKPOINT_RECORDS,
             scrub_bytes_per_s: config.scrub_bytes_per_s,
+            compresses: config.compresses,
         };
         let opened = tokio::task::spawn_blocking(|| Store::open(options)).await;
         let store = opened

@@ -19,6 +19,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         segment_bytes: 16 << 10,
         checkpoint_records: 1000,
         scrub_bytes_per_s: 0,
+        compresses: false,
     })?;
     let actor = Actor::new("operator")?;
     let tenant = store.create_tenant(actor.clone(), TenantName::new("dev")?).await?;

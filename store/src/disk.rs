@@ -60,7 +60,7 @@ pub(crate) trait DiskFile: Debug + Send + Sync {
 /// What the operating system reads and writes at once: writing less of a page may read it first.
 pub(crate) const PAGE_BYTES: u64 = 4096;
 
-impl dyn DiskFile {
+impl dyn DiskFile + '_ {
     /// Reads all of `bytes` at `at`, or fails where the file ends inside.
     pub(crate) fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
         if self.read_at(bytes, at)? == bytes.len() {

@@ -8,11 +8,13 @@ use crate::{
     Store, Tenant,
     append::{Append, DeleteStream, Expected, NewEvent, Receipt, StreamAppend},
     checkpoint::Due,
+    compress::compress_all,
     disk::{
         Disk,
         simulated::{Fault, SimulatedDisk},
     },
     error::OpenError,
+    log::recovery,
     read::{After, Direction, Filter, Selection, Shape, Source},
     words::{Actor, EventType, StreamName, TenantName},
 };
@@ -33,11 +35,14 @@ enum Step {
     Append(Vec<(&'static str, usize, usize)>),
     Delete(&'static str),
     Reopen,
+    /// Of what is closed by now.
+    Compress,
 }
 
-/// Small and large ops, several streams at once, a deletion, ops that close segments, a clean stop in between.
+/// Small and large ops, several streams at once, a deletion, ops that close segments, which are compressed, and
+/// a clean stop in between.
 fn script(steps: usize) -> Vec<Step> {
-    use Step::{Append, Delete, Reopen};
+    use Step::{Append, Compress, Delete, Reopen};
     let mut script = vec![
         Append(vec![("a", 1, 10)]),
         Append(vec![("a", 2, 700), ("b", 1, 30)]),
@@ -46,6 +51,7 @@ fn script(steps: usize) -> Vec<Step> {
         Append(vec![("b", 3, 5)]),
         Delete("a"),
         Append(vec![("d", 2, 6000)]),
+        Compress,
         Append(vec![("d", 1, 20)]),
     ];
     script.truncate(steps);
@@ -61,6 +67,7 @@ struct Outcome {
     /// What the last step would have added, if it failed.
     in_doubt: Vec<(String, String)>,
     failed: bool,
+    compressed: u64,
 }
 
 fn data(step: usize, number: usize, bytes: usize) -> String {
@@ -130,6 +137,10 @@ async fn run(disk: &Arc<SimulatedDisk>, steps: usize, patient: bool) -> Outcome 
                     let args = DeleteStream { actor: actor(), stream, expected: Expected::Any };
                     store.delete_stream(tenant, args).await.map(|_| ())
                 }
+                Step::Compress => {
+                    outcome.compressed += compress(disk, store);
+                    Ok(())
+                }
                 Step::Reopen => {
                     store.close().await;
                     // One at a time: nothing of the old one is left when the new one opens.
@@ -160,6 +171,12 @@ async fn run(disk: &Arc<SimulatedDisk>, steps: usize, patient: bool) -> Outcome 
     }
     open.0.close().await;
     outcome
+}
+
+/// How many segments were compressed.
+fn compress(disk: &Arc<SimulatedDisk>, store: &Store) -> u64 {
+    let disk = Arc::clone(disk) as Arc<dyn Disk>;
+    recovery::cluster(&*disk).map_or(0, |cluster| compress_all(&disk, cluster, store.tenants()))
 }
 
 /// Opens what a crash left: every acknowledged event is there, at most the one in doubt beside it, and the log
@@ -217,8 +234,8 @@ fn images(disk: &SimulatedDisk, seed: u64) -> Vec<Arc<SimulatedDisk>> {
 #[tokio::test]
 async fn a_failure_at_any_operation_loses_nothing_acknowledged() {
     let whole = SimulatedDisk::new();
-    let outcome = run(&whole, 8, false).await;
-    assert!(!outcome.failed && outcome.acknowledged.len() == 11);
+    let outcome = run(&whole, 9, false).await;
+    assert!(!outcome.failed && outcome.acknowledged.len() == 11 && outcome.compressed > 1);
     let operations = whole.operations();
     assert!(operations > 60, "{operations} operations");
     let mut noticed = 0;
@@ -226,7 +243,7 @@ async fn a_failure_at_any_operation_loses_nothing_acknowledged() {
         for n in 1..=operations {
             let disk = SimulatedDisk::new();
             disk.fail(n, fault);
-            let outcome = run(&disk, 8, false).await;
+            let outcome = run(&disk, 9, false).await;
             // A checkpoint that failed is tried again, and a clean stop comes behind the last answer.
             noticed += u32::from(outcome.failed);
             for (i, image) in images(&disk, n).into_iter().enumerate() {
@@ -240,12 +257,12 @@ async fn a_failure_at_any_operation_loses_nothing_acknowledged() {
 #[tokio::test]
 async fn a_full_disk_refuses_appends_and_takes_them_again() {
     let whole = SimulatedDisk::new();
-    run(&whole, 8, false).await;
+    run(&whole, 9, false).await;
     let mut gone_through = 0;
     for n in 1..=whole.operations() {
         let disk = SimulatedDisk::new();
         disk.fail(n, Fault::Full);
-        let outcome = run(&disk, 8, true).await;
+        let outcome = run(&disk, 9, true).await;
         gone_through += u32::from(!outcome.failed);
         for (i, image) in images(&disk, n).into_iter().enumerate() {
             check(image, &outcome, &format!("full at operation {n}, image {i}")).await;
@@ -288,7 +305,7 @@ async fn every_loss_of_what_was_not_synced_is_survived() {
 #[tokio::test]
 async fn a_read_that_fails_is_an_error_and_changes_nothing() {
     let disk = SimulatedDisk::new();
-    let outcome = run(&disk, 8, false).await;
+    let outcome = run(&disk, 9, false).await;
     let before = disk.reads();
     open(&disk).unwrap().close().await;
     let reads = disk.reads() - before;

@@ -7,10 +7,12 @@ use bytes::Bytes;
 use crate::{
     disk::{Disk, RealDisk},
     index::{Pages, TenantIndex, write_pages},
-    limits::OP_BYTES_MAX,
+    limits::{OP_BYTES_MAX, STRETCH_BYTES},
     log::{
-        Segment,
+        SEGMENT_HEAD_BYTES, Segment,
         frame::{FrameHead, Section, front_length, read_section},
+        packed::{self, stretch_head},
+        packed_head,
         superblock::decode_copy,
     },
     record::{Entry, Leaf, Role, genesis},
@@ -77,21 +79,56 @@ pub fn folder(bytes: &[u8]) {
         segment_bytes: 1 << 20,
         checkpoint_records: 100,
         scrub_bytes_per_s: 0,
+        compresses: false,
     };
     let Ok(store) = crate::Store::open(options()) else { return };
     drop(store);
     let disk = RealDisk::new(folder.path());
     let name = "log/0000000000000001.segment";
     let Ok(file) = disk.open(name) else { return };
-    if file.write_all_at(bytes, crate::log::SEGMENT_HEAD_BYTES).is_err() {
+    if file.write_all_at(bytes, SEGMENT_HEAD_BYTES).is_err() {
         return;
     }
     let _opened = crate::Store::open(options()).is_ok();
+}
+
+/// A compressed segment: these bytes behind a head that holds, and again as the one stretch of such a segment.
+pub fn packed(bytes: &[u8]) {
+    let head_bytes = SEGMENT_HEAD_BYTES;
+    let whole = head_bytes + bytes.len() as u64;
+    let number = bytes.first_chunk::<8>().map_or(0, |n| u64::from_le_bytes(*n) % (1 << 20));
+    read_packed(bytes, head_bytes + number, whole - number.min(bytes.len() as u64));
+    let plain = STRETCH_BYTES;
+    let mut one = stretch_head(0, 1, plain, bytes).to_vec();
+    one.extend_from_slice(bytes);
+    let table = head_bytes + one.len() as u64;
+    one.extend_from_slice(&(head_bytes as u32).to_le_bytes());
+    one.extend_from_slice(&(table as u32).to_le_bytes());
+    read_packed(&one, head_bytes + plain as u64, table);
+}
+
+fn read_packed(body: &[u8], length: u64, table: u64) {
+    let plain = vec![0; SEGMENT_HEAD_BYTES as usize];
+    let mut file = packed_head(&plain, length, table);
+    file.extend_from_slice(body);
+    let Ok(folder) = tempfile::tempdir() else { return };
+    let raw = RealDisk::new(folder.path()).create("segment").and_then(|raw| {
+        raw.write_all_at(&file, 0)?;
+        packed::open(raw)
+    });
+    let Ok(segment) = raw else { return };
+    let mut out = vec![0; 3 * STRETCH_BYTES / 2];
+    let mut at = 0;
+    while at < length {
+        // Damage is an answer.
+        let _read = segment.read_at(&mut out, at).is_ok();
+        at += out.len() as u64;
+    }
 }
 
 fn segment(bytes: &[u8]) -> Option<Arc<Segment>> {
     let folder = tempfile::tempdir().ok()?;
     let file = RealDisk::new(folder.path()).create("segment").ok()?;
     file.write_all_at(bytes, 0).ok()?;
-    Some(Arc::new(Segment { file, name: "segment".to_owned(), first_op: 1 }))
+    Some(Arc::new(Segment::new(file, "segment".to_owned(), 1)))
 }

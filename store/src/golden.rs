@@ -88,7 +88,7 @@ fn segments_begin_and_end_as_the_format_says() {
     let (sealed, zeros) = (&read()[..104], &read()[104..]);
     check("segment: the head, up to its zeros", sealed);
     assert!(zeros.len() == (16 << 10) - 104 && zeros.iter().all(|b| *b == 0));
-    log::end_segment(&*segment.file, 4096, 0x0102).unwrap();
+    log::end_segment(&*segment.file(), 4096, 0x0102).unwrap();
     check("segment: the end mark", &read()[4096..]);
 }
 

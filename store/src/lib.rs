@@ -21,6 +21,7 @@ pub mod verify;
 pub mod words;
 
 mod checkpoint;
+mod compress;
 mod disk;
 #[cfg(test)]
 mod faults;

@@ -40,6 +40,12 @@ pub const OP_BYTES_TARGET: usize = 4 << 20;
 pub const OP_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a segment file at most: places inside it have 32 bits.
 pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;
+/// Bytes of a closed segment that are compressed together, and so decompressed to read one of them.
+pub const STRETCH_BYTES: usize = 32 << 10;
+/// Decompressed stretches kept for readers (8 MiB).
+pub const STRETCHES_KEPT: u64 = 256;
+/// Milliseconds between two looks for segments that were closed.
+pub const COMPRESS_PAUSE_MS: u64 = 1000;
 /// Records behind which the index goes to disk.
 pub const CHECKPOINT_RECORDS: u64 = 131_072;
 /// The largest number of them: a record's number in a run has 24 bits, and a late checkpoint has more records.

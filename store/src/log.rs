@@ -3,7 +3,9 @@
 //! This module knows files and frames. It does not know records, tenants or what may be appended.
 
 mod ahead;
+mod chunks;
 pub(crate) mod frame;
+pub(crate) mod packed;
 pub(crate) mod recovery;
 pub(crate) mod run;
 pub(crate) mod superblock;
@@ -12,8 +14,12 @@ pub(crate) mod walk;
 use std::{io, sync::Arc};
 
 use kimberlite_consensus::Identity;
+use parking_lot::RwLock;
 
-use crate::disk::{Disk, DiskFile, PAGE_BYTES};
+use crate::{
+    disk::{Disk, DiskFile, PAGE_BYTES},
+    limits::SEGMENT_BYTES_MAX,
+};
 use ahead::{Ahead, Pace, SPARE};
 
 /// The format that this version writes and reads.
@@ -24,6 +30,8 @@ pub(crate) const END_MARK_BYTES: u64 = 16;
 const SEGMENT_MAGIC: &[u8; 8] = b"KMBLSEG1";
 const END_MARK: &[u8; 4] = b"KEND";
 const SEGMENT_SEALED_BYTES: usize = 72;
+/// A segment's head as far as it says something.
+pub(crate) const HEAD_SAID_BYTES: usize = 124;
 
 /// Where the segments lie, relative to the data folder.
 pub(crate) const FOLDER: &str = "log";
@@ -32,10 +40,32 @@ pub(crate) const SEGMENT_SUFFIX: &str = ".segment";
 /// A segment file.
 #[derive(Debug)]
 pub(crate) struct Segment {
-    pub(crate) file: Arc<dyn DiskFile>,
+    /// Its newest generation.
+    file: RwLock<Arc<dyn DiskFile>>,
     /// Relative to the data folder.
     pub(crate) name: String,
     pub(crate) first_op: u64,
+}
+
+impl Segment {
+    pub(crate) fn new(file: Arc<dyn DiskFile>, name: String, first_op: u64) -> Self {
+        Self { file: RwLock::new(file), name, first_op }
+    }
+
+    /// Opens a segment, whichever generation is there and whatever its head says.
+    pub(crate) fn open(disk: &dyn Disk, path: &str, first_op: u64) -> io::Result<Self> {
+        Ok(Self::new(packed::open(disk.open(path)?)?, path.to_owned(), first_op))
+    }
+
+    /// The file as it was written, also where it is compressed now.
+    pub(crate) fn file(&self) -> Arc<dyn DiskFile> {
+        Arc::clone(&self.file.read())
+    }
+
+    /// Reads from another generation from now on, which holds the same.
+    pub(crate) fn turn_to(&self, file: Arc<dyn DiskFile>) {
+        *self.file.write() = file;
+    }
 }
 
 /// The path of the segment that begins with this op, relative to the data folder.
@@ -98,16 +128,16 @@ impl Log {
         for left in disk.list(FOLDER)?.iter().filter(|n| !n.ends_with(SEGMENT_SUFFIX)) {
             disk.remove(&format!("{FOLDER}/{left}"))?;
         }
-        let room = segment.file.length()?;
+        let room = segment.file().length()?;
         let ahead = disk.works_beside().then(|| {
-            let (disk, file) = (Arc::clone(&disk), Arc::clone(&segment.file));
+            let (disk, file) = (Arc::clone(&disk), segment.file());
             Ahead::start(disk, file, at, room, segment_bytes, Pace::USUAL)
         });
         let ahead = ahead.transpose()?;
         let page = at / PAGE_BYTES * PAGE_BYTES;
         let mut pages = vec![0; (at - page) as usize];
         // Less is there only in a damaged log, and that takes no writes.
-        segment.file.read_at(&mut pages, page)?;
+        segment.file().read_at(&mut pages, page)?;
         Ok(Self { disk, cluster, segment_bytes, segment, at, room, segments, ahead, pages })
     }
 
@@ -131,7 +161,7 @@ impl Log {
             io::ErrorKind::StorageFull => WriteError::NoRoom(e),
             _ => WriteError::Fatal(e),
         })?;
-        self.segment.file.sync().map_err(WriteError::Fatal)?;
+        self.segment.file().sync().map_err(WriteError::Fatal)?;
         self.at += length;
         let done = self.pages.len() - (self.at % PAGE_BYTES) as usize;
         self.pages.drain(..done);
@@ -150,7 +180,7 @@ impl Log {
         }
         self.pages.extend_from_slice(frame);
         self.pages.resize(padded as usize, 0);
-        let written = self.segment.file.write_all_at(&self.pages, page);
+        let written = self.segment.file().write_all_at(&self.pages, page);
         self.pages.truncate(if written.is_ok() { length } else { before });
         written
     }
@@ -170,9 +200,9 @@ impl Log {
         let next = next.map_err(WriteError::NoRoom)?;
         // Behind this the old file has less room; nothing more is prepared in it.
         if let Some(ahead) = &self.ahead {
-            ahead.turn_to(Arc::clone(&next.file), bytes);
+            ahead.turn_to(next.file(), bytes);
         }
-        end_segment(&*self.segment.file, self.at, op).map_err(WriteError::Fatal)?;
+        end_segment(&*self.segment.file(), self.at, op).map_err(WriteError::Fatal)?;
         self.segment = Arc::new(next);
         self.at = SEGMENT_HEAD_BYTES;
         self.pages.clear();
@@ -235,7 +265,7 @@ fn name_segment(
     file.sync()?;
     disk.rename(made, &name)?;
     disk.sync_folder(FOLDER)?;
-    Ok(Segment { file, name, first_op: head.first_op })
+    Ok(Segment::new(file, name, head.first_op))
 }
 
 fn encode_segment_head(of: Head) -> Vec<u8> {
@@ -253,11 +283,60 @@ fn encode_segment_head(of: Head) -> Vec<u8> {
     head
 }
 
+/// How a segment file is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeadForm {
+    /// Frames, as they were written.
+    Frames,
+    /// Compressed stretches, and a table of where they lie.
+    Packed {
+        /// Bytes of the file before.
+        length: u64,
+        /// Where the table begins.
+        table: u64,
+    },
+}
+
+/// The layout that a head speaks of, where it can be.
+pub(crate) fn head_form(head: &[u8]) -> Option<HeadForm> {
+    match head.get(14)? {
+        0 => Some(HeadForm::Frames),
+        1 => {
+            let said = head.get(..HEAD_SAID_BYTES)?;
+            let number = |at: usize| u64::from_le_bytes(said[at..at + 8].try_into().expect("8"));
+            let (length, table) = (number(104), number(112));
+            let holds = said[120..] == crc32fast::hash(&said[..120]).to_le_bytes()
+                && length <= SEGMENT_BYTES_MAX
+                && table <= SEGMENT_BYTES_MAX;
+            holds.then_some(HeadForm::Packed { length, table })
+        }
+        _ => None,
+    }
+}
+
+/// The head of the compressed generation of a segment that has this head.
+pub(crate) fn packed_head(plain: &[u8], length: u64, table: u64) -> Vec<u8> {
+    let mut head = plain[..SEGMENT_SEALED_BYTES].to_vec();
+    let generation = u16::from_le_bytes(head[12..14].try_into().expect("2")).saturating_add(1);
+    head[12..14].copy_from_slice(&generation.to_le_bytes());
+    head[14] = 1;
+    let seal = *blake3::hash(&head).as_bytes();
+    head.extend_from_slice(&seal);
+    head.extend_from_slice(&length.to_le_bytes());
+    head.extend_from_slice(&table.to_le_bytes());
+    head.extend_from_slice(&crc32fast::hash(&head).to_le_bytes());
+    assert!(head.len() == HEAD_SAID_BYTES);
+    head.resize(SEGMENT_HEAD_BYTES as usize, 0);
+    head
+}
+
 /// First op and parent of a segment's head, when it holds and belongs to `cluster`.
 pub(crate) fn decode_segment_head(bytes: &[u8], cluster: [u8; 16]) -> Option<(u64, Identity)> {
     let (sealed, seal) = bytes.split_at_checked(SEGMENT_SEALED_BYTES)?;
     let holds = sealed[..8] == SEGMENT_MAGIC[..]
         && sealed[8..12] == FORMAT.to_le_bytes()
+        && sealed[15] == 0
+        && head_form(bytes).is_some()
         && sealed[16..32] == cluster
         && seal.get(..32)? == blake3::hash(sealed).as_bytes();
     let first_op = u64::from_le_bytes(sealed[32..40].try_into().expect("8"));

@@ -337,6 +337,7 @@ mod tests {
             segment_bytes: 64 << 10,
             checkpoint_records: 40,
             scrub_bytes_per_s: 0,
+            compresses: false,
         };
         let store = Store::open(options).unwrap();
         let name = TenantName::new("dev").unwrap();

@@ -1,12 +1,11 @@
 //! The store's public face.
 
+mod stats;
+
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,6 +17,7 @@ use tokio::sync::watch;
 use crate::{
     append::{Append, AppendError, Appended, BulkOutcome, DeleteStream, Line, Rejection},
     checkpoint::{CheckpointCounters, Due},
+    compress::Packer,
     disk::{Disk, RealDisk},
     error::{Damage, OpenError, ReadError},
     fragment::{FragmentCache, RecordReader},
@@ -31,10 +31,12 @@ use crate::{
     reader::{Reader, cursor_at},
     record::{PayloadKind, Payloads},
     resolve,
-    scrub::{Pace, ScrubCounters, Scrubber},
+    scrub::{Pace, Scrubber},
     tenant::TenantShared,
     words::{Actor, Hex, Position, StreamName, TenantName},
 };
+
+pub use stats::StoreStats;
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub struct Options {
     pub checkpoint_records: u64,
     /// How fast closed files are read again to find damage; 0 turns that off.
     pub scrub_bytes_per_s: u64,
+    /// Whether segments are compressed once they are closed.
+    pub compresses: bool,
 }
 
 /// An open store. Clones share it; the folder is free again when they and all [`Tenant`]s are dropped.
@@ -59,6 +63,7 @@ pub struct Store {
 #[derive(Debug)]
 struct Shared {
     scrubber: Option<Scrubber>,
+    packer: Option<Packer>,
     tenants: Arc<Tenants>,
     fragments: Mutex<FragmentCache>,
     node: NodeHandle,
@@ -73,42 +78,13 @@ pub struct Tenant {
     shared: Arc<TenantShared>,
 }
 
-/// Figures for metrics.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StoreStats {
-    /// Commands waiting.
-    pub queue_commands: usize,
-    /// Ops written since the start.
-    pub ops: u64,
-    /// Records written since the start.
-    pub records: u64,
-    /// Bytes written to segments since the start.
-    pub bytes: u64,
-    /// Seconds in writing and `fdatasync` since the start.
-    pub sync_seconds: f64,
-    /// Segments.
-    pub segments: usize,
-    /// Bytes of rendered events in the cache.
-    pub fragment_bytes: usize,
-    /// Checkpoints written since the start.
-    pub checkpoints: u64,
-    /// Checkpoints that failed for want of room since the start.
-    pub checkpoints_failed: u64,
-    /// Bytes read again to find damage since the start.
-    pub scrubbed_bytes: u64,
-    /// How often everything closed was read again since the start.
-    pub scrub_rounds: u64,
-    /// Damaged places that reading again has found since the start.
-    pub scrub_damage: u64,
-}
-
 impl Store {
     /// Opens or makes a data folder, recovers, and starts the node. Blocks.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: Options) -> Result<Self, OpenError> {
-        let Options { folder, segment_bytes, checkpoint_records, scrub_bytes_per_s } = options;
+        let Options { folder, segment_bytes, checkpoint_records, .. } = options;
         std::fs::create_dir_all(&folder).map_err(|source| {
             let path = folder.clone();
             OpenError::Io { action: "making", path, source }
@@ -120,10 +96,8 @@ impl Store {
             bytes: CHECKPOINT_BYTES,
         };
         let opened = Self::open_on(Arc::clone(&disk), segment_bytes, due, Some(lock));
-        let opened = opened.and_then(|store| match scrub_bytes_per_s {
-            0 => Ok(store),
-            bytes_per_s => store.scrubbed(disk, Pace::usual(bytes_per_s)),
-        });
+        let opened = opened
+            .and_then(|store| store.beside(disk, options.scrub_bytes_per_s, options.compresses));
         opened.map_err(|error| match error {
             OpenError::Io { action, path, source } => {
                 OpenError::Io { action, path: folder.join(path), source }
@@ -132,12 +106,25 @@ impl Store {
         })
     }
 
-    /// With a thread that looks for damage.
-    fn scrubbed(mut self, disk: Arc<dyn Disk>, pace: Pace) -> Result<Self, OpenError> {
+    /// With the threads that look after closed files.
+    fn beside(
+        mut self,
+        disk: Arc<dyn Disk>,
+        scrub_bytes_per_s: u64,
+        compresses: bool,
+    ) -> Result<Self, OpenError> {
         let shared = Arc::get_mut(&mut self.shared).expect("just opened");
         let cluster = recovery::cluster(&*disk)?;
-        let scrubber = Scrubber::start(disk, cluster, Arc::clone(&shared.tenants), pace);
-        shared.scrubber = Some(scrubber.map_err(io_error("starting the scrubber in"))?);
+        if scrub_bytes_per_s > 0 {
+            let (disk, tenants) = (Arc::clone(&disk), Arc::clone(&shared.tenants));
+            let scrubber = Scrubber::start(disk, cluster, tenants, Pace::usual(scrub_bytes_per_s));
+            shared.scrubber = Some(scrubber.map_err(io_error("starting the scrubber in"))?);
+        }
+        // What is damaged stays as it was found.
+        if compresses && shared.damage.is_none() {
+            let packer = Packer::start(disk, cluster, Arc::clone(&shared.tenants));
+            shared.packer = Some(packer.map_err(io_error("starting compression in"))?);
+        }
         Ok(self)
     }
 
@@ -194,8 +181,15 @@ impl Store {
         let node = Node::start(replica, files, checkpoints, Arc::clone(&tenants), damaged)
             .map_err(io_error("starting the owner of the log in"))?;
         let fragments = Mutex::new(FragmentCache::default());
-        let (scrubber, damage) = (None, recovered.damage);
-        let shared = Shared { scrubber, tenants, fragments, node, checkpoints: counters, damage };
+        let shared = Shared {
+            scrubber: None,
+            packer: None,
+            tenants,
+            fragments,
+            node,
+            checkpoints: counters,
+            damage: recovered.damage,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -491,30 +485,6 @@ impl Store {
     /// Damage known by now, of this tenant.
     pub fn damage(&self, tenant: &Tenant) -> Option<Damage> {
         self.damage_of(&tenant.shared)
-    }
-
-    /// Figures for metrics.
-    pub fn stats(&self) -> StoreStats {
-        let counters = &self.shared.node.counters;
-        let scrubbed = |figure: fn(&ScrubCounters) -> &AtomicU64| {
-            let scrubber = self.shared.scrubber.as_ref();
-            scrubber.map_or(0, |s| figure(s.counters()).load(Ordering::Relaxed))
-        };
-        StoreStats {
-            queue_commands: counters.queue_commands.load(Ordering::Relaxed),
-            ops: counters.ops.load(Ordering::Relaxed),
-            records: counters.records.load(Ordering::Relaxed),
-            bytes: counters.bytes.load(Ordering::Relaxed),
-            sync_seconds: Duration::from_nanos(counters.sync_nanos.load(Ordering::Relaxed))
-                .as_secs_f64(),
-            segments: counters.segments.load(Ordering::Relaxed),
-            fragment_bytes: self.shared.fragments.lock().bytes,
-            checkpoints: self.shared.checkpoints.written.load(Ordering::Relaxed),
-            checkpoints_failed: self.shared.checkpoints.failed.load(Ordering::Relaxed),
-            scrubbed_bytes: scrubbed(|c| &c.bytes),
-            scrub_rounds: scrubbed(|c| &c.rounds),
-            scrub_damage: scrubbed(|c| &c.damage),
-        }
     }
 
     /// Finishes what was accepted, writes the superblock, stops the node.

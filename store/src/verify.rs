@@ -234,14 +234,18 @@ fn read_log(
     let mut start: Option<Start> = None;
     loop {
         let scanned = recovery::scan(disk, superblock, walk, start.as_ref());
-        let damage = match scanned {
-            Ok(scanned) => scanned.damage,
-            Err(OpenError::Damaged(damage)) => Some(damage),
+        let (damage, ended) = match scanned {
+            Ok(scanned) => (scanned.damage, Some((scanned.segment.name.clone(), scanned.at))),
+            Err(OpenError::Damaged(damage)) => (Some(damage), None),
             Err(error) => return Err(error.into()),
         };
         let torn = walk.torn.take();
         let Some(behind) = damage.as_ref().or(torn.as_ref()) else { return Ok(()) };
-        start = next_start(disk, superblock, files, behind)?;
+        let (path, at) = match ended {
+            Some((path, at)) if path == behind.file && behind.offset > 0 => (path, at + 1),
+            _ => (behind.file.clone(), SEGMENT_HEAD_BYTES),
+        };
+        start = next_start(disk, superblock, files, &path, at)?;
         match (&damage, &start) {
             (Some(damage), _) if damage.offset == 0 && walk.headless.contains(&damage.file) => {}
             (Some(damage), _) => walk.damage(damage, Vec::new()),
@@ -257,15 +261,16 @@ fn read_log(
     }
 }
 
+/// Where to read on in the segment `last` from `at` on, or in a later one.
 fn next_start(
     disk: &dyn Disk,
     superblock: Superblock,
     files: &[String],
-    damage: &Damage,
+    last: &str,
+    at: u64,
 ) -> Result<Option<Start>, OpenError> {
-    for path in files.iter().filter(|path| **path >= damage.file) {
-        let from = if *path == damage.file { damage.offset + 1 } else { 0 };
-        let from = from.max(SEGMENT_HEAD_BYTES);
+    for path in files.iter().filter(|path| path.as_str() >= last) {
+        let from = if path == last { at } else { SEGMENT_HEAD_BYTES };
         let found = resume(disk, superblock.cluster, path, from).map_err(|e| io_error(path, e))?;
         if found.is_some() {
             return Ok(found);

@@ -4,7 +4,7 @@ use std::{
     fs,
     path::Path,
     process::{Command, Output},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -138,8 +138,25 @@ async fn every_setting_has_an_effect() {
             "log.segment_bytes" => segment_bytes(&with("1048576"), folder.path()).await,
             "store.scrub_bytes_per_s" => {
                 let (idle, other) = (with("0"), tempfile::tempdir().unwrap());
-                until_scrubbed(&Server::start(other.path())).await;
-                assert_eq!(scrub_rounds(&idle).await, "0.0", "the default begins at once");
+                let rounds = "kimberlite_scrub_rounds_total ";
+                until_counted(&Server::start(other.path()), rounds).await;
+                assert_eq!(counted(&idle, rounds).await, "0.0", "the default begins at once");
+            }
+            "store.compression" => {
+                let name = "kimberlite_compressed_segments_total ";
+                for value in ["zstd", "none"] {
+                    let folder = tempfile::tempdir().unwrap();
+                    let small = ("KIMBERLITE_LOG_SEGMENT_BYTES", "1048576");
+                    let server = Server::with(folder.path(), &[(key.env, value), small]);
+                    segment_bytes(&server, folder.path()).await;
+                    if value == "zstd" {
+                        until_counted(&server, name).await;
+                    } else {
+                        // Longer than the other one takes to look.
+                        tokio::time::sleep(Duration::from_secs(3)).await;
+                        assert_eq!(counted(&server, name).await, "0.0");
+                    }
+                }
             }
             "log.level" => log_level(key.env),
             unknown => panic!("no test shows an effect of {unknown}"),
@@ -207,17 +224,16 @@ async fn segment_bytes(server: &Server, folder: &Path) {
     assert!(segments > 1, "{segments} segments");
 }
 
-async fn scrub_rounds(server: &Server) -> String {
+async fn counted(server: &Server, name: &str) -> String {
     let metrics = server.client().await.get("/metrics").await;
-    let name = "kimberlite_scrub_rounds_total ";
     let found = metrics.text().lines().find_map(|l| l.strip_prefix(name).map(str::to_owned));
     found.expect("the metric is there")
 }
 
-async fn until_scrubbed(server: &Server) {
+async fn until_counted(server: &Server, name: &str) {
     let started = Instant::now();
-    while scrub_rounds(server).await == "0.0" {
-        assert!(started.elapsed() < PATIENCE, "nothing is scrubbed");
+    while counted(server, name).await == "0.0" {
+        assert!(started.elapsed() < PATIENCE, "{name}stays at zero");
     }
 }
 

@@ -25,6 +25,7 @@ async fn router() -> (Router, tempfile::TempDir) {
         segment_bytes: 1 << 20,
         checkpoint_records: 1000,
         scrub_bytes_per_s: 0,
+        compresses: false,
     };
     let store = Store::open(options).unwrap();
     let (actor, name) = (Actor::new("operator").unwrap(), TenantName::new("dev").unwrap());

@@ -2,15 +2,15 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use bytes::Bytes;
 use kimberlite_consensus::{Header, Identity, Op, Superblock};
 
 use super::{
-    END_MARK_BYTES, FOLDER, Head, SEGMENT_HEAD_BYTES, SEGMENT_SUFFIX, Segment, create_segment,
-    decode_segment_head, end_segment,
+    END_MARK_BYTES, FOLDER, HEAD_SAID_BYTES, Head, SEGMENT_HEAD_BYTES, SEGMENT_SUFFIX, Segment,
+    chunks::{CHUNK_BYTES, Chunks},
+    create_segment, decode_segment_head, end_segment,
     frame::{
-        FRAME_HEAD_BYTES, FRAME_TAIL_BYTES, FrameHead, Section, SectionRuns, frame_tail,
-        front_length, read_section,
+        FRAME_HEAD_BYTES, FRAME_TAIL_BYTES, FrameHead, Section, SectionRuns, front_length,
+        read_section,
     },
     read_end_mark, segment_name, segment_op,
     superblock::{self, SuperblockError, SuperblockFile},
@@ -18,12 +18,7 @@ use super::{
 use crate::{
     disk::Disk,
     error::{Damage, OpenError},
-    limits::OP_BYTES_MAX,
 };
-
-/// A sector: what a disk writes whole or not at all.
-const SECTOR_BYTES: u64 = 512;
-pub(super) const CHUNK_BYTES: usize = 4 << 20;
 
 pub(crate) const TORN: &str = "a torn write, never acknowledged";
 
@@ -121,12 +116,12 @@ pub(crate) fn open_segment(
     if !disk.exists(&name)? {
         return Ok(None);
     }
-    let file = disk.open(&name)?;
-    let mut head = [0; 104];
-    let read = file.read_at(&mut head, 0)?;
+    let segment = Segment::open(disk, &name, first_op)?;
+    let mut head = [0; HEAD_SAID_BYTES];
+    let read = segment.file().read_at(&mut head, 0)?;
     let decoded = decode_segment_head(&head[..read], cluster);
     let fits = decoded.is_some_and(|(first, _)| first == first_op);
-    Ok(fits.then_some(Segment { file, name, first_op }))
+    Ok(fits.then_some(segment))
 }
 
 /// Whether the log holds the op that `start` speaks of, where it says.
@@ -143,8 +138,9 @@ pub(crate) fn holds(disk: &dyn Disk, cluster: [u8; 16], start: &Start) -> io::Re
 /// How far a log could be read.
 pub(crate) struct Scanned {
     tip: Option<Header>,
-    segment: Arc<Segment>,
-    at: u64,
+    pub(crate) segment: Arc<Segment>,
+    /// Where reading ended in it.
+    pub(crate) at: u64,
     segments: usize,
     pub(crate) damage: Option<Damage>,
 }
@@ -163,7 +159,7 @@ pub(crate) fn recover(
     let scanned = scan(disk, superblock, visitor, start)?;
     let Scanned { tip, segment, at, segments, damage } = scanned;
     // What was read may not be durable yet, if the process before this one was killed between write and sync.
-    segment.file.sync().map_err(io_error("syncing", &segment.name))?;
+    segment.file().sync().map_err(io_error("syncing", &segment.name))?;
     Ok(Recovery { superblock_file, superblock, tip, segment, at, segments, damage })
 }
 
@@ -234,10 +230,9 @@ impl Scan<'_> {
         resume: Option<u64>,
     ) -> Result<(Arc<Segment>, u64), OpenError> {
         let io = io_error("reading", path);
-        let file = disk.open(path).map_err(io_error("opening", path))?;
-        let name = path.to_owned();
-        let mut head = [0; 104];
-        let named = match file.read_exact_at(&mut head, 0) {
+        let segment = Segment::open(disk, path, 0).map_err(io_error("opening", path))?;
+        let mut head = [0; HEAD_SAID_BYTES];
+        let named = match segment.file().read_exact_at(&mut head, 0) {
             Ok(()) => decode_segment_head(&head, self.superblock.cluster),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
             Err(error) => return Err(io(error)),
@@ -245,10 +240,10 @@ impl Scan<'_> {
         // Who goes on inside a segment has judged its head before.
         let named = named.or_else(|| resume.and(segment_op(path)).map(|op| (op, self.identity)));
         let Some((first_op, parent)) = named else {
-            self.damage = Some(Damage { file: name.clone(), offset: 0, what: "a segment's head" });
-            return Ok((Arc::new(Segment { file, name, first_op: 0 }), SEGMENT_HEAD_BYTES));
+            self.fail(&segment, 0, "a segment's head");
+            return Ok((Arc::new(segment), SEGMENT_HEAD_BYTES));
         };
-        let segment = Arc::new(Segment { file, name, first_op });
+        let segment = Arc::new(Segment { first_op, ..segment });
         if resume.is_none() && (Op(first_op) != self.next_op() || parent != self.identity) {
             self.fail(&segment, 0, "a segment does not follow the one before");
             return Ok((segment, SEGMENT_HEAD_BYTES));
@@ -295,12 +290,11 @@ impl Scan<'_> {
                     (Verdict::End, _) => return self.finish(disk, segment, at, next),
                     (Verdict::Torn, _) => return self.cut(&mut file, at),
                     (Verdict::Damaged(what), Some((resume, lost))) => {
-                        let damage = Damage { file: segment.name.clone(), offset: at, what };
-                        self.lose(lost, damage);
+                        self.lose(lost, file.damage(at, what));
                         at = resume;
                     }
                     (Verdict::Damaged(what), None) => {
-                        self.fail(segment, at, what);
+                        self.damage = Some(file.damage(at, what));
                         return Ok(at);
                     }
                 },
@@ -415,10 +409,10 @@ impl Scan<'_> {
         let mut from = at;
         while from < end {
             let n = (end - from).min(CHUNK_BYTES as u64) as usize;
-            segment.file.write_all_at(&zeros[..n], from)?;
+            segment.file().write_all_at(&zeros[..n], from)?;
             from += n as u64;
         }
-        segment.file.sync()?;
+        segment.file().sync()?;
         Ok(at)
     }
 
@@ -431,13 +425,13 @@ impl Scan<'_> {
         next: Option<&String>,
     ) -> io::Result<u64> {
         let path = next.expect("only with a next segment");
-        let mut head = [0; 104];
+        let mut head = [0; HEAD_SAID_BYTES];
         disk.open(path)?.read_exact_at(&mut head, 0)?;
         match decode_segment_head(&head, self.superblock.cluster) {
             Some((op, parent)) if Op(op) == self.next_op() && parent == self.identity => {
                 let what = "an end mark was not written yet";
                 self.visitor.mends(Damage { file: segment.name.clone(), offset: at, what });
-                end_segment(&*segment.file, at, op)?;
+                end_segment(&*segment.file(), at, op)?;
                 disk.sync_folder(FOLDER)?;
             }
             _ => self.fail(segment, at, "the next segment does not follow this one"),
@@ -490,11 +484,7 @@ pub(super) fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
         Err(what) => return Ok(Err(what)),
     };
     let frame = file.get(at, head.length)?;
-    let damage = |offset: usize, what| Damage {
-        file: file.segment.name.clone(),
-        offset: at + offset as u64,
-        what,
-    };
+    let damage = |offset: usize, what| file.damage(at + offset as u64, what);
     let mut sections = Vec::new();
     let mut body_at = head.body_at;
     let mut failed: Option<Damage> = None;
@@ -515,72 +505,4 @@ pub(super) fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
         }
     }
     Ok(Ok((head, sections)))
-}
-
-/// A file read in large chunks.
-pub(super) struct Chunks {
-    segment: Arc<Segment>,
-    pub(super) length: u64,
-    chunk: Bytes,
-    chunk_at: u64,
-}
-
-impl Chunks {
-    pub(super) fn new(segment: &Arc<Segment>) -> io::Result<Self> {
-        let length = segment.file.length()?;
-        Ok(Self { segment: Arc::clone(segment), length, chunk: Bytes::new(), chunk_at: 0 })
-    }
-
-    /// Up to `length` bytes at `at`; fewer only at the end of the file.
-    pub(super) fn get(&mut self, at: u64, length: usize) -> io::Result<Bytes> {
-        let length = self.length.saturating_sub(at).min(length as u64) as usize;
-        let end = self.chunk_at + self.chunk.len() as u64;
-        if at < self.chunk_at || at + length as u64 > end {
-            let want = self.length.saturating_sub(at).min(length.max(CHUNK_BYTES) as u64);
-            let mut chunk = vec![0; want as usize];
-            self.segment.file.read_exact_at(&mut chunk, at)?;
-            self.chunk = Bytes::from(chunk);
-            self.chunk_at = at;
-        }
-        let from = (at - self.chunk_at) as usize;
-        Ok(self.chunk.slice(from..from + length))
-    }
-
-    /// The last byte at or behind `at` that is not zero, as far as an op could reach.
-    fn last_nonzero(&mut self, at: u64) -> io::Result<Option<u64>> {
-        let end = self.length.min(at + 2 * OP_BYTES_MAX as u64);
-        let (mut from, mut last) = (at, None);
-        while from < end {
-            let n = (end - from).min(CHUNK_BYTES as u64) as usize;
-            let chunk = self.get(from, n)?;
-            if let Some(i) = chunk.iter().rposition(|b| *b != 0) {
-                last = Some(from + i as u64);
-            }
-            from += n as u64;
-        }
-        Ok(last)
-    }
-
-    /// `end`, if what ends there says that it began at `at`.
-    fn frame_ending(&mut self, at: u64, end: u64) -> io::Result<Option<u64>> {
-        let length = usize::try_from(end - at).unwrap_or(usize::MAX);
-        if length < FRAME_TAIL_BYTES {
-            return Ok(None);
-        }
-        let found = self.get(end - FRAME_TAIL_BYTES as u64, FRAME_TAIL_BYTES)?;
-        Ok((found[..] == frame_tail(length)).then_some(end))
-    }
-
-    /// Whether some sector between `at` and `end` holds nothing but zeros there.
-    fn has_zero_sector(&mut self, at: u64, end: u64) -> io::Result<bool> {
-        let mut from = at;
-        while from < end {
-            let to = ((from / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
-            if self.get(from, (to - from) as usize)?.iter().all(|b| *b == 0) {
-                return Ok(true);
-            }
-            from = to;
-        }
-        Ok(false)
-    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     Segment,
     frame::{BLOCK_HEAD_BYTES, BlockHead, BlockKind, read_block},
+    packed::{Lost, lost},
 };
 use crate::{
     error::{Damage, ReadError},
@@ -109,11 +110,14 @@ impl RunReader {
             return Ok(());
         }
         let segment = Arc::clone(self.segment.as_ref().expect("open comes first"));
-        let io = |source| ReadError::Io { file: segment.name.clone(), source };
         self.window.resize(length.max(self.ahead), 0);
         self.ahead = (self.ahead * 2).min(self.ahead_max);
         self.window_at = offset;
-        let read = segment.file.read_at(&mut self.window, offset).map_err(io)?;
+        let read = segment.file().read_at(&mut self.window, offset);
+        let read = read.map_err(|source| match lost(&source) {
+            Some(Lost { offset, what, .. }) => self.damage(offset, what),
+            None => ReadError::Io { file: segment.name.clone(), source },
+        })?;
         self.window.truncate(read);
         if read < length {
             return Err(self.damage(offset, "the file ends inside a block"));

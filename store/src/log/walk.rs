@@ -5,10 +5,12 @@ use std::{io, sync::Arc};
 use kimberlite_consensus::{Header, Op};
 
 use super::{
-    END_MARK_BYTES, SEGMENT_HEAD_BYTES, Segment, decode_segment_head,
+    END_MARK_BYTES, HEAD_SAID_BYTES, HeadForm, SEGMENT_HEAD_BYTES, Segment,
+    chunks::{CHUNK_BYTES, Chunks},
+    decode_segment_head,
     frame::{FRAME_HEAD_BYTES, FrameHead, Section, SectionRuns, front_length},
-    read_end_mark,
-    recovery::{CHUNK_BYTES, Chunks, Start, read_frame},
+    head_form, read_end_mark,
+    recovery::{Start, read_frame},
     segment_name, segment_op,
 };
 use crate::{disk::Disk, error::Damage};
@@ -21,7 +23,7 @@ pub(crate) fn resume(
     from: u64,
 ) -> io::Result<Option<Start>> {
     let Some(first_op) = segment_op(path) else { return Ok(None) };
-    let segment = Segment { file: disk.open(path)?, name: path.to_owned(), first_op };
+    let segment = Segment::open(disk, path, first_op)?;
     let mut file = Chunks::new(&Arc::new(segment))?;
     let mut at = from;
     while at < file.length {
@@ -49,12 +51,12 @@ pub(crate) fn open_by_name(disk: &dyn Disk, first_op: u64) -> io::Result<Option<
     if !disk.exists(&name)? {
         return Ok(None);
     }
-    Ok(Some(Segment { file: disk.open(&name)?, name, first_op }))
+    Segment::open(disk, &name, first_op).map(Some)
 }
 
 /// The cluster's id as a segment's head has it, where the head holds.
 pub(crate) fn cluster_of(disk: &dyn Disk, path: &str) -> io::Result<Option<[u8; 16]>> {
-    let mut head = [0; 104];
+    let mut head = [0; HEAD_SAID_BYTES];
     let read = disk.open(path)?.read_at(&mut head, 0)?;
     let cluster: [u8; 16] = head[16..32].try_into().expect("16");
     Ok(decode_segment_head(&head[..read], cluster).map(|_| cluster))
@@ -68,9 +70,13 @@ pub(crate) fn check_head(
 ) -> io::Result<(bool, Option<u64>)> {
     let mut head = vec![0; SEGMENT_HEAD_BYTES as usize];
     let read = disk.open(path)?.read_at(&mut head, 0)?;
-    let first_op = decode_segment_head(&head[..read.min(104)], cluster).map(|(op, _)| op);
+    let first_op = decode_segment_head(&head[..read], cluster).map(|(op, _)| op);
     let holds = read == head.len() && first_op.is_some() && first_op == segment_op(path);
-    Ok((holds, head[104..].iter().position(|b| *b != 0).map(|i| 104 + i as u64)))
+    let said = match head_form(&head) {
+        Some(HeadForm::Packed { .. }) => HEAD_SAID_BYTES,
+        _ => 104,
+    };
+    Ok((holds, head[said..].iter().position(|b| *b != 0).map(|i| (said + i) as u64)))
 }
 
 /// What lies in a closed segment.
@@ -99,7 +105,7 @@ pub(crate) struct ClosedFrames {
 impl ClosedFrames {
     pub(crate) fn open(disk: Arc<dyn Disk>, cluster: [u8; 16], path: &str) -> io::Result<Self> {
         let first_op = segment_op(path).unwrap_or(0);
-        let segment = Segment { file: disk.open(path)?, name: path.to_owned(), first_op };
+        let segment = Segment::open(&*disk, path, first_op)?;
         let (path, file) = (path.to_owned(), Chunks::new(&Arc::new(segment))?);
         let (at, last, ended) = (SEGMENT_HEAD_BYTES, None, false);
         Ok(Self { disk, cluster, path, file, at, last, ended })
@@ -131,7 +137,7 @@ impl ClosedFrames {
 
     fn lost(&mut self) -> io::Result<Frame> {
         let what = "an op of a closed segment";
-        let damage = Damage { file: self.path.clone(), offset: self.at, what };
+        let damage = self.file.damage(self.at, what);
         let found = resume(&*self.disk, self.cluster, &self.path, self.at + 1)?;
         let Some(Start { header, frame: (at, _), .. }) = found else {
             self.ended = true;
@@ -145,19 +151,16 @@ impl ClosedFrames {
     }
 }
 
-/// The first byte at `from` or behind it that is not zero.
+/// The first byte of a segment at `from` or behind it that is not zero.
 pub(crate) fn first_nonzero(disk: &dyn Disk, path: &str, from: u64) -> io::Result<Option<u64>> {
-    let file = disk.open(path)?;
-    let mut bytes = vec![0; CHUNK_BYTES];
+    let mut file = Chunks::new(&Arc::new(Segment::open(disk, path, 0)?))?;
     let mut at = from;
-    loop {
-        let read = file.read_at(&mut bytes, at)?;
-        if let Some(i) = bytes[..read].iter().position(|b| *b != 0) {
+    while at < file.length {
+        let chunk = file.get(at, CHUNK_BYTES)?;
+        if let Some(i) = chunk.iter().position(|b| *b != 0) {
             return Ok(Some(at + i as u64));
         }
-        if read < bytes.len() {
-            return Ok(None);
-        }
-        at += read as u64;
+        at += chunk.len() as u64;
     }
+    Ok(None)
 }

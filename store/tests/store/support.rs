@@ -54,6 +54,7 @@ pub(crate) fn try_open(folder: &Path) -> Result<Store, OpenError> {
         segment_bytes: 64 << 10,
         checkpoint_records: 50,
         scrub_bytes_per_s: 0,
+        compresses: false,
     })
 }
 

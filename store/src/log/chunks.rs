@@ -1,0 +1,119 @@
+//! A segment's file, read in large chunks.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    Segment,
+    frame::{FRAME_TAIL_BYTES, frame_tail},
+    packed::{Lost, lost},
+};
+use crate::{error::Damage, limits::OP_BYTES_MAX};
+
+/// Bytes read at once.
+pub(super) const CHUNK_BYTES: usize = 4 << 20;
+/// A sector: what a disk writes whole or not at all.
+const SECTOR_BYTES: u64 = 512;
+
+/// A file read in large chunks.
+pub(super) struct Chunks {
+    pub(super) segment: Arc<Segment>,
+    pub(super) length: u64,
+    chunk: Bytes,
+    chunk_at: u64,
+    /// What could not be read lately, and came as zeros.
+    lost: Option<Lost>,
+}
+
+impl Chunks {
+    pub(super) fn new(segment: &Arc<Segment>) -> io::Result<Self> {
+        let length = segment.file().length()?;
+        Ok(Self {
+            segment: Arc::clone(segment),
+            length,
+            chunk: Bytes::new(),
+            chunk_at: 0,
+            lost: None,
+        })
+    }
+
+    /// Up to `length` bytes at `at`; fewer only at the end of the file.
+    pub(super) fn get(&mut self, at: u64, length: usize) -> io::Result<Bytes> {
+        let length = self.length.saturating_sub(at).min(length as u64) as usize;
+        let end = self.chunk_at + self.chunk.len() as u64;
+        if at < self.chunk_at || at + length as u64 > end {
+            let want = self.length.saturating_sub(at).min(length.max(CHUNK_BYTES) as u64);
+            self.chunk = Bytes::from(self.read(at, want as usize)?);
+            self.chunk_at = at;
+        }
+        let from = (at - self.chunk_at) as usize;
+        Ok(self.chunk.slice(from..from + length))
+    }
+
+    /// Reads what is there; zeros stand for stretches that do not hold.
+    fn read(&mut self, at: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let mut done = 0;
+        while done < length {
+            let here = at + done as u64;
+            let Err(error) = self.segment.file().read_exact_at(&mut bytes[done..], here) else {
+                break;
+            };
+            let Some(hole) = lost(&error) else { return Err(error) };
+            let ends = (hole.to.saturating_sub(at) as usize).clamp(done + 1, length);
+            bytes[(hole.from.max(here) - at) as usize..ends].fill(0);
+            done = ends;
+            // The first one in what is read is what a reader meets first.
+            self.lost = self.lost.filter(|known| known.to > at).or(Some(hole));
+        }
+        Ok(bytes)
+    }
+
+    /// Damage found at `offset`: where the file has it, if that cannot be read.
+    pub(super) fn damage(&self, offset: u64, what: &'static str) -> Damage {
+        let file = self.segment.name.clone();
+        match self.lost.filter(|hole| hole.to > offset) {
+            Some(hole) => Damage { file, offset: hole.offset, what: hole.what },
+            None => Damage { file, offset, what },
+        }
+    }
+
+    /// The last byte at or behind `at` that is not zero, as far as an op could reach.
+    pub(super) fn last_nonzero(&mut self, at: u64) -> io::Result<Option<u64>> {
+        let end = self.length.min(at + 2 * OP_BYTES_MAX as u64);
+        let (mut from, mut last) = (at, None);
+        while from < end {
+            let n = (end - from).min(CHUNK_BYTES as u64) as usize;
+            let chunk = self.get(from, n)?;
+            if let Some(i) = chunk.iter().rposition(|b| *b != 0) {
+                last = Some(from + i as u64);
+            }
+            from += n as u64;
+        }
+        Ok(last)
+    }
+
+    /// `end`, if what ends there says that it began at `at`.
+    pub(super) fn frame_ending(&mut self, at: u64, end: u64) -> io::Result<Option<u64>> {
+        let length = usize::try_from(end - at).unwrap_or(usize::MAX);
+        if length < FRAME_TAIL_BYTES {
+            return Ok(None);
+        }
+        let found = self.get(end - FRAME_TAIL_BYTES as u64, FRAME_TAIL_BYTES)?;
+        Ok((found[..] == frame_tail(length)).then_some(end))
+    }
+
+    /// Whether some sector between `at` and `end` holds nothing but zeros there.
+    pub(super) fn has_zero_sector(&mut self, at: u64, end: u64) -> io::Result<bool> {
+        let mut from = at;
+        while from < end {
+            let to = ((from / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
+            if self.get(from, (to - from) as usize)?.iter().all(|b| *b == 0) {
+                return Ok(true);
+            }
+            from = to;
+        }
+        Ok(false)
+    }
+}
