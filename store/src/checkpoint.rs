@@ -376,8 +376,7 @@ impl Writer {
         stream_runs: &mut HashMap<u32, u64>,
         content: &mut Vec<u8>,
     ) -> Result<Layout, ReadError> {
-        let derived =
-            TenantDerived { derived: Arc::clone(&self.derived), tenant: tenant.tenant.reference };
+        let derived = TenantDerived::new(Arc::clone(&self.derived), tenant.tenant.reference);
         let first_new = tenant.streams.first_new;
         let mut before_part = HashMap::new();
         let mut previous = |stream: u32| {

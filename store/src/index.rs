@@ -307,6 +307,9 @@ impl TenantIndex {
     /// What was frozen is on disk now, as `runs`.
     pub(crate) fn thaw(&mut self, runs: &HashMap<u64, Arc<Run>>) {
         self.names.thaw();
+        if let Some(derived) = &self.derived {
+            derived.checkpointed();
+        }
         for slice in Arc::make_mut(&mut self.slices) {
             if let Slice::Memory(part) = slice
                 && let Some(run) = runs.get(&part.first)

@@ -60,6 +60,8 @@ pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 pub const WINDOW_RECORDS: usize = 65_536;
 /// How often a stale command is resolved again before it is refused as contended.
 pub const RESOLVE_TRIES_MAX: usize = 16;
+/// Streams' states kept between looking them up for a command and applying it.
+pub const HANDED_STREAMS_MAX: usize = 16_384;
 /// Bytes of rendered events kept for readers and followers.
 pub const FRAGMENT_CACHE_BYTES: usize = 64 << 20;
 /// Milliseconds without a write after which the superblock records the tip.

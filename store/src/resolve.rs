@@ -84,7 +84,7 @@ fn stream_head(
     tenant: &TenantShared,
     stream: &StreamName,
 ) -> Result<Option<StreamHead>, ReadError> {
-    Ok(tenant.stream(stream.as_str())?.map(|(_, state)| state.head))
+    tenant.stream_for_command(stream.as_str())
 }
 
 /// A version 7 UUID. Its random part comes from this process's generator: asking the system for each is dear.

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::{
     error::{Damage, ReadError},
-    index::{NO_RUN, StreamState, TenantDerived, TenantIndex, View, derived::Derived},
+    index::{NO_RUN, StreamHead, StreamState, TenantDerived, TenantIndex, View, derived::Derived},
     record::genesis,
     words::{StreamName, TenantName},
 };
@@ -38,7 +38,7 @@ impl TenantShared {
         log_id: [u8; 16],
         derived: Option<Arc<Derived>>,
     ) -> Self {
-        let derived = derived.map(|derived| TenantDerived { derived, tenant: reference });
+        let derived = derived.map(|derived| TenantDerived::new(derived, reference));
         let mut index = TenantIndex::new(genesis(log_id));
         index.derived.clone_from(&derived);
         Self {
@@ -70,6 +70,19 @@ impl TenantShared {
         let Some(derived) = &self.derived else { return Ok(None) };
         let Some(id) = derived.stream_id(name)? else { return Ok(None) };
         Ok(self.stream_state(id)?.map(|state| (id, state)))
+    }
+
+    /// Like [`Self::stream`], for a command: whoever applies it will want the state too.
+    pub(crate) fn stream_for_command(&self, name: &str) -> Result<Option<StreamHead>, ReadError> {
+        let since = self.derived.as_ref().map(TenantDerived::checkpoints);
+        if let Some((_, state)) = self.index.read().names.recent_stream(name) {
+            return Ok(Some(state.head));
+        }
+        let Some((id, state)) = self.stream(name)? else { return Ok(None) };
+        if let (Some(derived), Some(since)) = (&self.derived, since) {
+            derived.hand_on(since, id, &state);
+        }
+        Ok(Some(state.head))
     }
 
     /// A stream's state by its number; no older than what was committed when this was called.

@@ -4,6 +4,7 @@
 //! what the log said behind one op; what it does not hold yet is read from the log again at the next start.
 
 pub(crate) mod compare;
+mod lookup;
 
 use std::{
     collections::HashMap,
@@ -16,6 +17,7 @@ use std::{
     },
 };
 
+use lookup::Tables;
 use parking_lot::RwLock;
 use redb::{
     Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError,
@@ -124,10 +126,18 @@ type Loaded = (Checkpoint, Vec<LoadedTenant>, Vec<(u64, RunRow)>);
 pub(crate) struct Derived {
     disk: Arc<dyn Disk>,
     /// `None` after an error, until it could be opened again.
-    database: RwLock<Option<Database>>,
+    database: RwLock<Option<Open>>,
     broken: Arc<AtomicBool>,
     /// Of the data folder, held for as long as the database is open: a second one would break it.
     _lock: Option<File>,
+}
+
+/// An open database. The tables go before it.
+#[derive(Debug)]
+struct Open {
+    /// As the last checkpoint left them, once somebody has asked.
+    tables: RwLock<Option<Arc<Tables>>>,
+    database: Database,
 }
 
 /// The database's file. Notes failures behind which nobody knows what the disk holds: all but a lack of room that
@@ -256,7 +266,7 @@ impl Derived {
         let Some(open) = &*database else {
             return Err(reading(broken("the index waits for its disk")));
         };
-        let run = || read(&open.begin_read()?);
+        let run = || read(&open.database.begin_read()?);
         // The database takes it for a bug when its file is not what it wrote.
         if let Ok(done) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
             return done.map_err(|e| reading(other(e)));
@@ -352,8 +362,10 @@ impl Derived {
         self.mend()?;
         let done = {
             let database = self.database.read();
-            let database = database.as_ref().ok_or_else(|| broken("closed"))?;
-            write_all(database, checkpoint, tenants, run).map_err(other)
+            let open = database.as_ref().ok_or_else(|| broken("closed"))?;
+            let done = write_all(&open.database, checkpoint, tenants, run).map_err(other);
+            *open.tables.write() = None;
+            done
         };
         if done.is_err() && !self.broken() {
             // There was no room. The database refuses everything until it is opened again.
@@ -368,49 +380,6 @@ impl Derived {
     /// Whether a write or a sync failed so that nobody knows what the disk holds.
     pub(crate) fn broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn stream_id(&self, tenant: [u8; 16], name: &str) -> Result<Option<u32>, ReadError> {
-        self.number(STREAM_NAMES, &key(tenant, name.as_bytes()))
-    }
-
-    pub(crate) fn stream_by_reference(
-        &self,
-        tenant: [u8; 16],
-        reference: Reference,
-    ) -> Result<Option<u32>, ReadError> {
-        self.number(STREAM_REFERENCES, &key(tenant, &reference.0))
-    }
-
-    fn number(&self, table: Numbers, key: &[u8]) -> Result<Option<u32>, ReadError> {
-        self.read(|t| match t.open_table(table) {
-            Err(TableError::TableDoesNotExist(_)) => Ok(None),
-            table => Ok(table?.get(key)?.map(|n| n.value() as u32)),
-        })
-    }
-
-    pub(crate) fn stream_state(
-        &self,
-        tenant: [u8; 16],
-        id: u32,
-    ) -> Result<Option<StreamState>, ReadError> {
-        let row = self.read(|t| match t.open_table(STREAMS) {
-            Err(TableError::TableDoesNotExist(_)) => Ok(None),
-            table => {
-                Ok(table?.get(&key(tenant, &id.to_be_bytes())[..])?.map(|r| r.value().to_vec()))
-            }
-        })?;
-        row.map(|row| decode_state(&row)).transpose()
-    }
-
-    pub(crate) fn last_run(&self, tenant: [u8; 16], id: u32) -> Result<u64, ReadError> {
-        self.read(|t| match t.open_table(STREAM_RUNS) {
-            Err(TableError::TableDoesNotExist(_)) => Ok(NO_RUN),
-            table => {
-                let row = table?.get(&key(tenant, &id.to_be_bytes())[..])?;
-                Ok(row.map_or(NO_RUN, |r| r.value()))
-            }
-        })
     }
 
     /// Streams by name.
@@ -454,21 +423,22 @@ fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
     bound.as_ref().map(Vec::as_slice)
 }
 
-fn open_database(disk: &dyn Disk, broken: &Arc<AtomicBool>) -> io::Result<Database> {
+fn open_database(disk: &dyn Disk, broken: &Arc<AtomicBool>) -> io::Result<Open> {
     build(disk.open(DATABASE)?, broken)
 }
 
-fn create_database(disk: &dyn Disk, broken: &Arc<AtomicBool>) -> io::Result<Database> {
+fn create_database(disk: &dyn Disk, broken: &Arc<AtomicBool>) -> io::Result<Open> {
     let database = build(disk.create(DATABASE)?, broken)?;
     disk.sync_folder(FOLDER)?;
     Ok(database)
 }
 
-fn build(file: Arc<dyn DiskFile>, broken: &Arc<AtomicBool>) -> io::Result<Database> {
+fn build(file: Arc<dyn DiskFile>, broken: &Arc<AtomicBool>) -> io::Result<Open> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
     let backend = Backend { file, broken: Arc::clone(broken) };
-    builder.create_with_backend(backend).map_err(other)
+    let database = builder.create_with_backend(backend).map_err(other)?;
+    Ok(Open { tables: RwLock::default(), database })
 }
 
 fn write_all(

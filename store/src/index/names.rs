@@ -9,9 +9,12 @@ use std::{
     sync::Arc,
 };
 
+use parking_lot::Mutex;
+
 use super::derived::Derived;
 use crate::{
     error::ReadError,
+    limits::HANDED_STREAMS_MAX,
     read::StreamInfo,
     words::{Actor, EventType, Reference, StreamName, Timestamp, Version},
 };
@@ -166,6 +169,9 @@ impl Names {
             return Ok(Some((*id, frozen.states[id].clone())));
         }
         let Some(derived) = derived else { return Ok(None) };
+        if let Some(found) = derived.handed.lock().states.remove(&reference) {
+            return Ok(Some(found));
+        }
         let Some(id) = derived.stream_by_reference(reference)? else { return Ok(None) };
         Ok(derived.stream_state(id)?.map(|state| (id, state)))
     }
@@ -226,9 +232,43 @@ impl StreamState {
 pub(crate) struct TenantDerived {
     pub(crate) derived: Arc<Derived>,
     pub(crate) tenant: [u8; 16],
+    handed: Arc<Mutex<Handed>>,
+}
+
+/// States that commands were resolved from, handed to who applies them: the thread that owns the log need not look
+/// them up again. They are as the database has them, and a stream that changed is looked for elsewhere first.
+#[derive(Debug, Default)]
+struct Handed {
+    /// How often the database was brought forward: what was read before that does not count.
+    checkpoints: u64,
+    states: HashMap<Reference, (u32, StreamState)>,
 }
 
 impl TenantDerived {
+    pub(crate) fn new(derived: Arc<Derived>, tenant: [u8; 16]) -> Self {
+        Self { derived, tenant, handed: Arc::default() }
+    }
+
+    /// To be asked before a state is looked for that may be handed on.
+    pub(crate) fn checkpoints(&self) -> u64 {
+        self.handed.lock().checkpoints
+    }
+
+    /// Hands on a state that was looked up since [`Self::checkpoints`] said `since`.
+    pub(crate) fn hand_on(&self, since: u64, id: u32, state: &StreamState) {
+        let mut handed = self.handed.lock();
+        if handed.checkpoints == since && handed.states.len() < HANDED_STREAMS_MAX {
+            handed.states.insert(state.head.reference, (id, state.clone()));
+        }
+    }
+
+    /// The database was brought forward.
+    pub(crate) fn checkpointed(&self) {
+        let mut handed = self.handed.lock();
+        handed.checkpoints += 1;
+        handed.states.clear();
+    }
+
     pub(crate) fn stream_id(&self, name: &str) -> Result<Option<u32>, ReadError> {
         self.derived.stream_id(self.tenant, name)
     }

@@ -53,13 +53,13 @@ impl Derived {
         let broken = Arc::new(AtomicBool::new(false));
         // The database takes it for a bug when its file is not what it wrote.
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let mut database = open_database(&*disk, &broken)?;
-            let whole = database.check_integrity().map_err(other)?;
-            Ok::<_, std::io::Error>((database, whole))
+            let mut open = open_database(&*disk, &broken)?;
+            let whole = open.database.check_integrity().map_err(other)?;
+            Ok::<_, std::io::Error>((open, whole))
         }));
         match opened {
-            Ok(Ok((database, true))) => {
-                Ok(Self { disk, database: RwLock::new(Some(database)), broken, _lock: None })
+            Ok(Ok((open, true))) => {
+                Ok(Self { disk, database: RwLock::new(Some(open)), broken, _lock: None })
             }
             Ok(Err(error)) if error.raw_os_error().is_some() => Err(reading(error)),
             Ok(Ok(_) | Err(_)) | Err(_) => Err(damage("the database's own checksums do not hold")),
