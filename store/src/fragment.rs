@@ -17,7 +17,7 @@ use crate::{
     limits::FRAGMENT_CACHE_BYTES,
     log::{Segment, frame::BlockKind, run::RunReader},
     read::{Shape, StoredEvent},
-    record::{Entry, Leaf, PayloadKind, RecordKind},
+    record::{Entry, PayloadKind, RecordKind},
     tenant::TenantShared,
     words::{EventType, Position, StreamName, Tag, Timestamp, Version, push_hex},
 };
@@ -127,9 +127,19 @@ impl RecordReader {
     ) -> Result<(), ReadError> {
         self.runs.open(segment);
         self.leaf.clear();
-        self.payloads.clear();
         let bytes = usize::from(entry.leaf_bytes);
         self.runs.read(BlockKind::Leaves, entry.leaf, bytes, &mut self.leaf)?;
+        self.load_payloads(segment, entry)
+    }
+
+    /// Reads a record's payload run alone.
+    fn load_payloads(
+        &mut self,
+        segment: &Arc<Segment>,
+        entry: &RecordEntry,
+    ) -> Result<(), ReadError> {
+        self.runs.open(segment);
+        self.payloads.clear();
         let bytes = entry.payload_bytes as usize;
         self.runs.read(BlockKind::Payloads, entry.payloads, bytes, &mut self.payloads)
     }
@@ -155,7 +165,7 @@ impl RecordReader {
         located: &Located,
     ) -> Result<Option<StoredEvent>, ReadError> {
         let Some((stream, event_type)) = &located.names else { return Ok(None) };
-        self.load(&located.segment, &located.entry)?;
+        self.load_payloads(&located.segment, &located.entry)?;
         let parts = self.parts(&located.entry)?;
         let time = |us| Timestamp::from_micros(us).expect("op times are valid");
         let tags: Vec<String> = match parts.tags {
@@ -168,7 +178,7 @@ impl RecordReader {
             position: Position::new(located.position).expect("below 2^53"),
             stream: stream.clone(),
             version: Version::new(located.entry.version).expect("below positions"),
-            id: Uuid::from_bytes(parts.id),
+            id: Uuid::from_bytes(located.entry.id),
             event_type: event_type.clone(),
             time: time(located.entry.time),
             occurred_at: (occurred != i64::MIN).then(|| time(occurred)),
@@ -183,10 +193,9 @@ impl RecordReader {
     /// The loaded record taken apart.
     fn parts(&self, entry: &RecordEntry) -> Result<Parts<'_>, ReadError> {
         let wrong = |what| self.damage(entry, what);
-        let leaf = Leaf::decode(&self.leaf).map_err(wrong)?;
-        let mut parts = Parts { id: leaf.id, ..Parts::default() };
+        let mut parts = Parts::default();
         let mut run = &self.payloads[..];
-        for (kind, _) in leaf.payloads() {
+        for kind in entry.kinds.iter() {
             let json = Entry::take(&mut run).and_then(Entry::json).map_err(wrong)?;
             match kind {
                 PayloadKind::Data => parts.data = json,
@@ -213,7 +222,7 @@ impl RecordReader {
         out: &mut Vec<u8>,
     ) -> Result<(), ReadError> {
         let Some((stream, event_type)) = &located.names else { return Ok(()) };
-        self.load(&located.segment, &located.entry)?;
+        self.load_payloads(&located.segment, &located.entry)?;
         if self.time.0 != located.entry.time {
             let time = Timestamp::from_micros(located.entry.time).expect("op times are valid");
             self.time = (located.entry.time, time.to_string());
@@ -232,7 +241,7 @@ impl RecordReader {
         out.extend_from_slice(b",\"id\":\"");
         let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
         out.extend_from_slice(
-            Uuid::from_bytes(parts.id).hyphenated().encode_lower(&mut id).as_bytes(),
+            Uuid::from_bytes(entry.id).hyphenated().encode_lower(&mut id).as_bytes(),
         );
         out.extend_from_slice(b"\",\"type\":");
         serde_json::to_writer(&mut *out, event_type.as_str()).expect("writing to memory");
@@ -324,7 +333,6 @@ fn push_json(out: &mut Vec<u8>, json: &[u8], one_line: bool) {
 
 #[derive(Default)]
 struct Parts<'a> {
-    id: [u8; 16],
     data: Option<&'a [u8]>,
     metadata: Option<&'a [u8]>,
     occurred_at: Option<&'a [u8]>,

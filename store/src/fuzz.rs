@@ -63,10 +63,10 @@ pub fn derived(bytes: &[u8]) {
         let Ok(name) = name else { return };
         let Ok(pages) = Pages::open(&disk, name.to_owned()) else { return };
         let mut reader = pages.sequential();
-        let mut out = [0; 83];
+        let mut out = [0; 101];
         let mut at = 0;
         while reader.read(at, &mut out).is_ok() && at < bytes.len() as u64 {
-            at += 83;
+            at += 101;
         }
     }
 }

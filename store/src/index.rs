@@ -222,8 +222,10 @@ impl TenantIndex {
             time: leaf.time_us,
             occurred: occurred.unwrap_or(i64::MIN),
             hash: record.hash,
+            id: leaf.id,
+            kinds: leaf.payloads().map(|(kind, _)| kind).collect(),
         };
-        rows.push(entry, leaf.id, &tags);
+        rows.push(entry, &tags);
         if let Some(body) = idempotency {
             let actor = leaf.reference(Role::Actor).ok_or("a key without an actor")?;
             rows.push_idempotency(actor, &body, leaf.time_us);

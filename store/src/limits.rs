@@ -32,6 +32,8 @@ pub const PAGE_BYTES_MAX: usize = 4 << 20;
 pub const LEAF_BYTES_MAX: usize = 2048;
 /// Bytes inside one leaf or payload block.
 pub const BLOCK_BYTES_MAX: usize = 64 << 10;
+/// Bytes inside the blocks that this version writes: to read one record, the blocks it lies in are read and checked.
+pub const BLOCK_BYTES: usize = 4 << 10;
 /// Records in one op.
 pub const OP_RECORDS_MAX: usize = 16_384;
 /// Bytes of records in one op after which no further command joins it.
@@ -41,9 +43,9 @@ pub const OP_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a segment file at most: places inside it have 32 bits.
 pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;
 /// Bytes of a closed segment that are compressed together, and so decompressed to read one of them.
-pub const STRETCH_BYTES: usize = 32 << 10;
+pub const STRETCH_BYTES: usize = 16 << 10;
 /// Decompressed stretches kept for readers (8 MiB).
-pub const STRETCHES_KEPT: u64 = 256;
+pub const STRETCHES_KEPT: u64 = 512;
 /// Milliseconds between two looks for segments that were closed.
 pub const COMPRESS_PAUSE_MS: u64 = 1000;
 /// Records behind which the index goes to disk.

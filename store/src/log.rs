@@ -214,14 +214,19 @@ impl Log {
 
 /// Writes the end mark at `at` and cuts the file behind it.
 pub(crate) fn end_segment(file: &dyn DiskFile, at: u64, next_op: u64) -> io::Result<()> {
+    file.write_all_at(&end_mark(next_op), at)?;
+    file.set_length(at + END_MARK_BYTES)?;
+    file.sync()
+}
+
+/// The mark behind the last frame of a segment that the segment beginning with `next_op` follows.
+pub(crate) fn end_mark(next_op: u64) -> [u8; END_MARK_BYTES as usize] {
     let next = next_op.to_le_bytes();
     let mut mark = [0; END_MARK_BYTES as usize];
     mark[..4].copy_from_slice(END_MARK);
     mark[4..8].copy_from_slice(&crc32fast::hash(&next).to_le_bytes());
     mark[8..].copy_from_slice(&next);
-    file.write_all_at(&mark, at)?;
-    file.set_length(at + END_MARK_BYTES)?;
-    file.sync()
+    mark
 }
 
 /// The first op of the next segment, where `bytes` begin with a valid end mark.

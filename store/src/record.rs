@@ -83,6 +83,22 @@ pub(crate) enum PayloadKind {
     Row = 10,
 }
 
+/// The kinds of one record's payloads, of which there is at most one each; they come in ascending order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PayloadKinds(pub(crate) u16);
+
+impl PayloadKinds {
+    pub(crate) fn iter(self) -> impl Iterator<Item = PayloadKind> {
+        (0..16).filter(move |bit| self.0 >> bit & 1 == 1).filter_map(PayloadKind::from_byte)
+    }
+}
+
+impl FromIterator<PayloadKind> for PayloadKinds {
+    fn from_iter<I: IntoIterator<Item = PayloadKind>>(kinds: I) -> Self {
+        Self(kinds.into_iter().fold(0, |mask, kind| mask | 1 << kind as u8))
+    }
+}
+
 impl PayloadKind {
     fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {

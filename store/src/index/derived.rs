@@ -40,7 +40,7 @@ pub(crate) const DATABASE: &str = "index/names";
 /// Its presence asks for everything derived to be made anew.
 pub(crate) const REBUILD: &str = "index/rebuild";
 /// What derived files of this version look like.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes of the database's own cache.
 const CACHE_BYTES: usize = 16 << 20;
 

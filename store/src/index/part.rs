@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::IdempotencyBody;
 use crate::{
     log::{Segment, run::Place},
-    record::RecordKind,
+    record::{PayloadKinds, RecordKind},
     words::{Hash, Reference, Tag},
 };
 
@@ -32,6 +32,9 @@ pub(crate) struct RecordEntry {
     /// `i64::MIN` where there is none.
     pub(crate) occurred: i64,
     pub(crate) hash: Hash,
+    pub(crate) id: [u8; 16],
+    /// What the payloads are, so that events are read without their leaves.
+    pub(crate) kinds: PayloadKinds,
 }
 
 /// One use of an idempotency key.
@@ -92,9 +95,9 @@ impl MemoryPart {
 }
 
 impl Rows {
-    pub(crate) fn push(&mut self, entry: RecordEntry, id: [u8; 16], tags: &[Tag]) {
+    pub(crate) fn push(&mut self, entry: RecordEntry, tags: &[Tag]) {
         let number = self.entries.len() as u32;
-        self.ids.insert(id, number);
+        self.ids.insert(entry.id, number);
         if entry.kind == RecordKind::Event {
             self.streams.entry(entry.stream).or_default().push(number);
             self.types.entry(entry.event_type).or_default().push(number);

@@ -13,11 +13,11 @@ use super::{
 use crate::{
     error::ReadError,
     log::{Segment, run::Place},
-    record::RecordKind,
+    record::{PayloadKinds, RecordKind},
     words::{Hash, Tag},
 };
 
-const ENTRY_BYTES: u64 = 83;
+const ENTRY_BYTES: u64 = 101;
 const STREAM_BYTES: u64 = 20;
 const TYPE_BYTES: u64 = 12;
 const TAG_BYTES: u64 = 24;
@@ -128,6 +128,8 @@ fn push_entry(content: &mut Vec<u8>, e: &RecordEntry) {
     content.extend_from_slice(&e.time.to_le_bytes());
     content.extend_from_slice(&e.occurred.to_le_bytes());
     content.extend_from_slice(&e.hash.0);
+    content.extend_from_slice(&e.id);
+    content.extend_from_slice(&e.kinds.0.to_le_bytes());
 }
 
 /// Reads little-endian numbers off the front.
@@ -171,6 +173,8 @@ fn read_entry(bytes: &[u8]) -> Option<RecordEntry> {
         time: fields.i64(),
         occurred: fields.i64(),
         hash: Hash(fields.take()),
+        id: fields.take(),
+        kinds: PayloadKinds(u16::from_le_bytes(fields.take())),
     })
 }
 

@@ -6,13 +6,7 @@ use super::{
     part::{IdempotencyEntry, MemoryPart, RecordEntry},
     run::{Run, RunEntries, RunPostings},
 };
-use crate::{
-    error::ReadError,
-    limits::IDEMPOTENCY_WINDOW_US,
-    log::{Segment, frame::BlockKind, run::RunReader},
-    record::Leaf,
-    words::Tag,
-};
+use crate::{error::ReadError, limits::IDEMPOTENCY_WINDOW_US, log::Segment, words::Tag};
 
 /// Neighbouring records of one segment.
 #[derive(Clone, Debug)]
@@ -107,15 +101,9 @@ impl Slice {
             Self::Memory(part) => return Ok(part.find_id(id)),
             Self::Disk(run) => run,
         };
+        let mut entries = run.entries(false);
         for position in run.find_id(id)? {
-            let entry = run.entries(false).get(position)?;
-            let mut reader = RunReader::point();
-            let mut leaf = Vec::new();
-            reader.open(&run.segment);
-            let bytes = usize::from(entry.leaf_bytes);
-            reader.read(BlockKind::Leaves, entry.leaf, bytes, &mut leaf)?;
-            let wrong = |what| reader.damage(u64::from(entry.leaf.block), what);
-            if Leaf::decode(&leaf).map_err(wrong)?.id == *id {
+            if entries.get(position)?.id == *id {
                 return Ok(Some(position));
             }
         }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kimberlite_consensus::{Header, SECTION_BYTES};
 
 use crate::{
-    limits::{BLOCK_BYTES_MAX, OP_BYTES_MAX},
+    limits::{BLOCK_BYTES, BLOCK_BYTES_MAX, OP_BYTES_MAX},
     words::Hash,
 };
 
@@ -79,7 +79,7 @@ impl BlockWriter {
                 self.out.resize(at + BLOCK_HEAD_BYTES, 0);
                 at
             });
-            let room = BLOCK_BYTES_MAX - (self.out.len() - open_at - BLOCK_HEAD_BYTES);
+            let room = BLOCK_BYTES - (self.out.len() - open_at - BLOCK_HEAD_BYTES);
             let (now, later) = bytes.split_at(room.min(bytes.len()));
             self.out.extend_from_slice(now);
             bytes = later;
@@ -253,14 +253,20 @@ pub(crate) struct RunPlace {
     pub(crate) inside: u16,
 }
 
+/// A block of a run: how many of the run's bytes lie before it, and its offset in the frame.
+#[derive(Clone, Copy, Debug)]
+struct RunBlock {
+    before: u32,
+    offset: u32,
+}
+
 /// One section's runs, joined and checked block by block.
 #[derive(Debug)]
 pub(crate) struct SectionRuns {
     pub(crate) leaves: Vec<u8>,
     pub(crate) payloads: Vec<u8>,
-    /// Offsets in the frame of the leaf blocks and the payload blocks.
-    leaf_blocks: Vec<u32>,
-    payload_blocks: Vec<u32>,
+    leaf_blocks: Vec<RunBlock>,
+    payload_blocks: Vec<RunBlock>,
 }
 
 impl SectionRuns {
@@ -278,9 +284,9 @@ impl SectionRuns {
     }
 }
 
-/// All blocks of a run but the last are full, so a division finds the block.
-fn place(blocks: &[u32], at: usize) -> RunPlace {
-    RunPlace { block: blocks[at / BLOCK_BYTES_MAX], inside: (at % BLOCK_BYTES_MAX) as u16 }
+fn place(blocks: &[RunBlock], at: usize) -> RunPlace {
+    let i = blocks.partition_point(|block| block.before as usize <= at) - 1;
+    RunPlace { block: blocks[i].offset, inside: (at - blocks[i].before as usize) as u16 }
 }
 
 /// Reads the section that begins at `*at` in a frame and moves `*at` behind it.
@@ -302,11 +308,11 @@ pub(crate) fn read_section(
     while runs.leaves.len() < leaves_bytes {
         let (kind, content, taken) =
             read_block(rest(frame, *at, end)).map_err(|what| (*at, what))?;
-        full_but_last(runs.leaves.len(), *at)?;
         if kind != BlockKind::Leaves {
             return Err((*at, "a leaf block is missing"));
         }
-        runs.leaf_blocks.push(*at as u32);
+        let before = runs.leaves.len() as u32;
+        runs.leaf_blocks.push(RunBlock { before, offset: *at as u32 });
         runs.leaves.extend_from_slice(content);
         *at += taken;
     }
@@ -315,8 +321,8 @@ pub(crate) fn read_section(
     }
     while *at < end && rest(frame, *at, end).get(1) == Some(&(BlockKind::Payloads as u8)) {
         let (_, content, taken) = read_block(rest(frame, *at, end)).map_err(|what| (*at, what))?;
-        full_but_last(runs.payloads.len(), *at)?;
-        runs.payload_blocks.push(*at as u32);
+        let before = runs.payloads.len() as u32;
+        runs.payload_blocks.push(RunBlock { before, offset: *at as u32 });
         runs.payloads.extend_from_slice(content);
         *at += taken;
     }
@@ -326,12 +332,4 @@ pub(crate) fn read_section(
 /// What is left of a frame, which may be cut off before its end.
 fn rest(frame: &[u8], at: usize, end: usize) -> &[u8] {
     frame.get(at..end).unwrap_or_default()
-}
-
-fn full_but_last(run_bytes: usize, at: usize) -> Result<(), (usize, &'static str)> {
-    if run_bytes.is_multiple_of(BLOCK_BYTES_MAX) {
-        Ok(())
-    } else {
-        Err((at, "a block before the last is not full"))
-    }
 }

@@ -7,7 +7,7 @@ use kimberlite_consensus::{Header, Identity, Op, Superblock};
 use super::{
     END_MARK_BYTES, FOLDER, HEAD_SAID_BYTES, Head, SEGMENT_HEAD_BYTES, SEGMENT_SUFFIX, Segment,
     chunks::{CHUNK_BYTES, Chunks},
-    create_segment, decode_segment_head, end_segment,
+    create_segment, decode_segment_head, end_mark, end_segment,
     frame::{
         FRAME_HEAD_BYTES, FRAME_TAIL_BYTES, FrameHead, Section, SectionRuns, front_length,
         read_section,
@@ -354,6 +354,12 @@ impl Scan<'_> {
             return Ok((Verdict::Damaged("an acknowledged op"), None));
         }
         if next.is_some() {
+            let mark = end_mark(self.next_op().0);
+            let there = file.get(at, mark.len())?;
+            let torn = there.iter().zip(mark).all(|(byte, whole)| *byte == 0 || *byte == whole);
+            if torn && last < at + END_MARK_BYTES {
+                return Ok((Verdict::End, None));
+            }
             return Ok((Verdict::Damaged("an op that another segment follows"), None));
         }
         let whole = match front {

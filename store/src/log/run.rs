@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::{Damage, ReadError},
-    limits::BLOCK_BYTES_MAX,
+    limits::BLOCK_BYTES,
 };
 
 /// Where a run's bytes begin in a segment.
@@ -30,20 +30,23 @@ pub(crate) struct RunReader {
     window_at: u64,
     /// The last checked leaf block and payload block: offset, taken bytes, content.
     checked: [Option<(u64, usize, Vec<u8>)>; 2],
-    /// How far to read ahead: as far as it has come, up to a bound.
+    /// How much to read at once: more while neighbours are read, up to a bound.
     ahead: usize,
     ahead_max: usize,
 }
 
+/// A block as this version writes it.
+const AHEAD_LEAST: usize = BLOCK_HEAD_BYTES + BLOCK_BYTES;
+
 impl RunReader {
     /// For readers of single records.
     pub(crate) fn point() -> Self {
-        Self { ahead: 4096, ahead_max: 4096, ..Self::default() }
+        Self { ahead: AHEAD_LEAST, ahead_max: AHEAD_LEAST, ..Self::default() }
     }
 
     /// For readers of neighbouring records.
     pub(crate) fn sequential() -> Self {
-        Self { ahead: 16 << 10, ahead_max: 256 << 10, ..Self::default() }
+        Self { ahead: AHEAD_LEAST, ahead_max: 256 << 10, ..Self::default() }
     }
 
     /// Turns to another segment.
@@ -69,7 +72,7 @@ impl RunReader {
             let (taken, content) = self.block(kind, block)?;
             let part = content.get(inside..).unwrap_or_default();
             let part = &part[..part.len().min(left)];
-            if part.is_empty() || (part.len() < left && content.len() < BLOCK_BYTES_MAX) {
+            if part.is_empty() {
                 return Err(self.damage(block, "a run ends before its record does"));
             }
             out.extend_from_slice(part);
@@ -110,8 +113,9 @@ impl RunReader {
             return Ok(());
         }
         let segment = Arc::clone(self.segment.as_ref().expect("open comes first"));
+        let goes_on = offset >= self.window_at && offset <= end + self.ahead as u64;
+        self.ahead = if goes_on { (self.ahead * 2).min(self.ahead_max) } else { AHEAD_LEAST };
         self.window.resize(length.max(self.ahead), 0);
-        self.ahead = (self.ahead * 2).min(self.ahead_max);
         self.window_at = offset;
         let read = segment.file().read_at(&mut self.window, offset);
         let read = read.map_err(|source| match lost(&source) {
