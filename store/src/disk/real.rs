@@ -1,6 +1,7 @@
 //! The operating system's files.
 
 use std::{
+    cell::RefCell,
     fs::{File, OpenOptions},
     io,
     os::{
@@ -8,15 +9,17 @@ use std::{
         unix::fs::{FileExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fdatasync, fsync};
 
 use super::{Disk, DiskFile, PAGE_BYTES};
 
-/// Zeros are written in pieces of this many bytes.
-const ZEROS_BYTES: usize = 1 << 20;
+/// What goes past the page cache is written in pieces of this many bytes.
+const PIECE_BYTES: usize = 1 << 20;
+/// From this size on, whole pages are written past the page cache: making room in it costs more than writing.
+const DIRECT_BYTES_MIN: usize = 128 << 10;
 
 /// A folder of the file system.
 #[derive(Debug)]
@@ -25,7 +28,11 @@ pub(crate) struct RealDisk {
 }
 
 #[derive(Debug)]
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    /// The same file past the page cache; `None` where that cannot be.
+    direct: OnceLock<Option<File>>,
+}
 
 impl RealDisk {
     pub(crate) fn new(folder: &Path) -> Self {
@@ -33,7 +40,8 @@ impl RealDisk {
     }
 
     fn file(&self, path: &str, options: &OpenOptions) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile(options.open(self.folder.join(path))?)))
+        let file = options.open(self.folder.join(path))?;
+        Ok(Arc::new(RealFile { file, direct: OnceLock::new() }))
     }
 }
 
@@ -86,11 +94,60 @@ impl Disk for RealDisk {
     }
 }
 
+impl RealFile {
+    /// By the descriptor, because the file may have another name by now.
+    fn open_direct(&self) -> io::Result<File> {
+        OpenOptions::new()
+            .write(true)
+            .custom_flags(OFlags::DIRECT.bits().cast_signed())
+            .open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}
+
+/// Memory that begins at a page, as the disk wants it.
+struct Aligned {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Aligned {
+    fn new() -> Self {
+        let bytes = vec![0_u8; PIECE_BYTES + PAGE_BYTES as usize];
+        let start = bytes.as_ptr().align_offset(PAGE_BYTES as usize);
+        Self { bytes, start }
+    }
+
+    fn piece(&self, length: usize) -> &[u8] {
+        &self.bytes[self.start..self.start + length]
+    }
+
+    fn fill(&mut self, from: &[u8]) -> &[u8] {
+        self.bytes[self.start..self.start + from.len()].copy_from_slice(from);
+        self.piece(from.len())
+    }
+}
+
+thread_local! {
+    static STAGE: RefCell<Option<Aligned>> = const { RefCell::new(None) };
+}
+
+fn write_direct(direct: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    STAGE.with_borrow_mut(|stage| {
+        let stage = stage.get_or_insert_with(Aligned::new);
+        let mut at = at;
+        for piece in bytes.chunks(PIECE_BYTES) {
+            direct.write_all_at(stage.fill(piece), at)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    })
+}
+
 impl DiskFile for RealFile {
     fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
         let mut read = 0;
         while read < bytes.len() {
-            match self.0.read_at(&mut bytes[read..], at + read as u64) {
+            match self.file.read_at(&mut bytes[read..], at + read as u64) {
                 Ok(0) => break,
                 Ok(n) => read += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -101,40 +158,42 @@ impl DiskFile for RealFile {
     }
 
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, at)
+        let page = PAGE_BYTES as usize;
+        let fits = at.is_multiple_of(PAGE_BYTES) && bytes.len().is_multiple_of(page);
+        if bytes.len() >= DIRECT_BYTES_MIN
+            && fits
+            && let Some(direct) = self.direct.get_or_init(|| self.open_direct().ok())
+        {
+            return write_direct(direct, bytes, at);
+        }
+        self.file.write_all_at(bytes, at)
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(fdatasync(&self.0)?)
+        Ok(fdatasync(&self.file)?)
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
+        self.file.set_len(length)
     }
 
     fn reserve(&self, length: u64) -> io::Result<()> {
-        Ok(fallocate(&self.0, FallocateFlags::empty(), 0, length)?)
+        Ok(fallocate(&self.file, FallocateFlags::empty(), 0, length)?)
     }
 
-    // Past the page cache: a sync of the log that comes meanwhile must not have to write these zeros. By the
-    // descriptor, because the file may have another name by now.
+    // Past the page cache: a sync of the log that comes meanwhile must not have to write these zeros.
     fn write_zeros(&self, from: u64, to: u64) -> io::Result<()> {
-        let direct = OpenOptions::new()
-            .write(true)
-            .custom_flags(OFlags::DIRECT.bits().cast_signed())
-            .open(format!("/proc/self/fd/{}", self.0.as_raw_fd()))?;
-        let zeros = vec![0_u8; ZEROS_BYTES + PAGE_BYTES as usize];
-        let aligned = zeros.as_ptr().align_offset(PAGE_BYTES as usize);
-        let zeros = &zeros[aligned..aligned + ZEROS_BYTES];
+        let zeros = Aligned::new();
+        let direct = self.open_direct()?;
         let mut at = from;
         while at < to {
-            let n = (to - at).min(ZEROS_BYTES as u64);
-            direct.write_all_at(&zeros[..n as usize], at)?;
-            at += n;
+            let n = (to - at).min(PIECE_BYTES as u64) as usize;
+            direct.write_all_at(zeros.piece(n), at)?;
+            at += n as u64;
         }
         Ok(fdatasync(&direct)?)
     }
