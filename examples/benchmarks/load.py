@@ -22,18 +22,19 @@ class Caller:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.file = self.socket.makefile("rb", buffering=1 << 16)
 
-    def call(self, head, body=b""):
-        """Status and body."""
+    def call(self, head, body=b"", kind="application/x-ndjson"):
+        """Status and body; the answer's headers are kept in `headers`."""
         self.socket.sendall(f"{head} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n".encode())
-        self.socket.sendall(b"Content-Type: application/x-ndjson\r\n\r\n" + body if body else b"\r\n")
-        status = int(self.file.readline().split()[1])
-        length, is_chunked = 0, False
-        while (line := self.file.readline().strip().lower()):
-            name, _, value = line.partition(b":")
-            length = int(value) if name == b"content-length" else length
-            is_chunked |= name == b"transfer-encoding" and b"chunked" in value
-        if not is_chunked:
-            return status, self.file.read(length)
+        self.socket.sendall(f"Content-Type: {kind}\r\n\r\n".encode() + body if body else b"\r\n")
+        first = self.file.readline().split()
+        if not first:
+            raise ConnectionError("the server hung up")
+        status, self.headers = int(first[1]), {}
+        while line := self.file.readline().strip():
+            name, _, value = line.decode().partition(":")
+            self.headers[name.lower()] = value.strip()
+        if "chunked" not in self.headers.get("transfer-encoding", ""):
+            return status, self.file.read(int(self.headers.get("content-length", 0)))
         found = []
         while size := int(self.file.readline(), 16):
             found.append(self.file.read(size))
