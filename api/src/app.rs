@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     docs,
     links::LinkKey,
-    metrics::Metrics,
+    metrics::{Metrics, StoreFigures},
     observe, openapi,
     problem::{Code, Problem},
 };
@@ -44,7 +44,8 @@ pub struct App {
 }
 
 impl App {
-    /// For one store and one tenant of it, which requests without credentials act in.
+    /// For one store, whose folder is `config.data`, and one tenant of it, which requests without
+    /// credentials act in.
     pub fn new(
         store: Store,
         tenant: Tenant,
@@ -54,15 +55,22 @@ impl App {
     ) -> Arc<Self> {
         let document = openapi::document();
         let json = serde_json::to_string_pretty(&document).expect("documents serialise");
+        let bodies = BodyBudget::default();
+        let figures = StoreFigures {
+            store: store.clone(),
+            tenant: tenant.clone(),
+            folder: config.data.clone(),
+            bodies: bodies.clone(),
+        };
         Arc::new(Self {
-            metrics: Metrics::new(store.clone()),
+            metrics: Metrics::new(figures),
             store,
             tenant,
             tenant_name,
             actor,
             config,
             links: LinkKey::random(),
-            bodies: BodyBudget::default(),
+            bodies,
             draining: watch::Sender::new(false),
             document,
             document_json: json.into(),

@@ -78,6 +78,11 @@ impl Content {
 pub(crate) struct BodyBudget(Arc<AtomicUsize>);
 
 impl BodyBudget {
+    /// How many they are.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Begins to count a body.
     pub(crate) fn hold(&self) -> Held {
         Held { budget: self.clone(), bytes: 0 }
@@ -143,7 +148,8 @@ pub(crate) async fn whole(app: &App, headers: &HeaderMap, body: Body) -> Result<
     };
     // Whoever waits for a 100 before sending gets the answer instead.
     let waits = headers.contains_key(header::EXPECT) && over;
-    if !waits && gathered.as_ref().is_err_and(|p| p.code() == Code::RequestTooLarge) {
+    let refused = [Code::RequestTooLarge, Code::Overloaded];
+    if !waits && gathered.as_ref().is_err_and(|p| refused.contains(&p.code())) {
         drain(app, &mut body).await;
     }
     gathered

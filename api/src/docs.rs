@@ -1,4 +1,4 @@
-//! Pages for people: the API, its problems, its configuration. Made from the same tables as the
+//! Pages for people: the API, its problems, its configuration, its operation. Made from the same tables as the
 //! server itself.
 
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::{
     app::App,
     config::{KEYS, Key},
+    operations::{self, ALERTS, Alert, METRICS, Metric},
     problem::{Code, Problem, Row},
     query,
 };
@@ -30,10 +31,12 @@ const STYLE: &str = include_str!("../../web/static/docs.css");
 pub(crate) fn pages() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(home))
-        .route("/docs", get(operations))
+        .route("/docs", get(api))
         .route("/docs/problems", get(problems))
         .route("/docs/problems/{code}", get(problem))
         .route("/docs/config", get(config))
+        .route("/docs/operations", get(running))
+        .route("/docs/operations/alerts.yml", get(alerts))
         .route("/docs/style.css", get(style))
         .route("/openapi.json", get(document))
 }
@@ -70,6 +73,13 @@ struct OneProblem {
 #[template(path = "pages/config.html")]
 struct Configuration {
     keys: &'static [Key],
+}
+
+#[derive(Template)]
+#[template(path = "pages/running.html")]
+struct Running {
+    metrics: &'static [Metric],
+    alerts: &'static [Alert],
 }
 
 /// Operations with one tag.
@@ -112,7 +122,7 @@ async fn home(request: Request) -> Result<Response, Problem> {
     page(StatusCode::OK, &Home)
 }
 
-async fn operations(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+async fn api(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     query::none(request.uri().query())?;
     page(
         StatusCode::OK,
@@ -141,6 +151,16 @@ async fn problem(Path(code): Path<String>, request: Request) -> Result<Response,
 async fn config(request: Request) -> Result<Response, Problem> {
     query::none(request.uri().query())?;
     page(StatusCode::OK, &Configuration { keys: KEYS })
+}
+
+async fn running(request: Request) -> Result<Response, Problem> {
+    query::none(request.uri().query())?;
+    page(StatusCode::OK, &Running { metrics: METRICS, alerts: ALERTS })
+}
+
+async fn alerts(request: Request) -> Result<Response, Problem> {
+    query::none(request.uri().query())?;
+    Ok(with_kind(Body::from(operations::rules()), "application/yaml"))
 }
 
 async fn style(request: Request) -> Result<Response, Problem> {

@@ -2,7 +2,8 @@
 //!
 //! A request passes [`app`]'s one layer (who may call at all, trace id, metrics), reaches its
 //! route, is turned into the store's words, and is answered from the store. [`problem`] is the one
-//! table of all that can go wrong, [`config`] of all that can be set, `openapi` of all routes.
+//! table of all that can go wrong, [`config`] of all that can be set, [`operations`] of all that is measured,
+//! `openapi` of all routes.
 //!
 //! Absent on purpose: what an event means, who may see it, and how it is kept; those are the crates
 //! below.
@@ -20,6 +21,7 @@ mod links;
 mod metrics;
 mod observe;
 pub mod openapi;
+pub mod operations;
 pub mod problem;
 mod query;
 pub mod server;

@@ -3,11 +3,12 @@
 use std::{
     fmt::{self, Write as _},
     hash::{Hash, Hasher},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
@@ -15,7 +16,7 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use kimberlite_store::{Store, limits::IDEMPOTENCY_WINDOW_US};
+use kimberlite_store::{Store, Tenant, limits::IDEMPOTENCY_WINDOW_US};
 use prometheus_client::{
     collector::Collector,
     encoding::{
@@ -30,7 +31,9 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{app::App, problem::Problem, query};
+use rustix::fs::statvfs;
+
+use crate::{app::App, body::BodyBudget, problem::Problem, query};
 
 /// Seconds, from well below a sync to far beyond patience.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -101,8 +104,10 @@ impl Drop for Follower {
 }
 
 impl Metrics {
-    pub(crate) fn new(store: Store) -> Self {
-        let mut registry = Registry::with_prefix("kimberlite");
+    pub(crate) fn new(figures: StoreFigures) -> Self {
+        let mut all = Registry::default();
+        all.register_collector(Box::new(ProcessFigures::new()));
+        let registry = all.sub_registry_with_prefix("kimberlite");
         let histogram: fn() -> Histogram = || Histogram::new(LATENCY_BUCKETS);
         let latency = Latency::new_with_constructor(histogram);
         let (requests, append) = (Family::default(), histogram());
@@ -123,8 +128,8 @@ impl Metrics {
         );
         registry.register("events_appended", "Events appended over HTTP", events.clone());
         registry.register("followers", "Open SSE connections", followers.clone());
-        registry.register_collector(Box::new(StoreFigures(store)));
-        Self { registry, requests, latency, append, events, followers }
+        registry.register_collector(Box::new(figures));
+        Self { registry: all, requests, latency, append, events, followers }
     }
 
     /// Counts one answered request.
@@ -168,7 +173,14 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-struct StoreFigures(Store);
+/// What is not counted here but asked for when someone looks.
+pub(crate) struct StoreFigures {
+    pub(crate) store: Store,
+    pub(crate) tenant: Tenant,
+    /// The data folder.
+    pub(crate) folder: PathBuf,
+    pub(crate) bodies: BodyBudget,
+}
 
 impl fmt::Debug for StoreFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -178,7 +190,7 @@ impl fmt::Debug for StoreFigures {
 
 impl Collector for StoreFigures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let stats = self.0.stats();
+        let stats = self.store.stats();
         let mut counter = |name, help, unit: Option<&Unit>, value: f64| {
             let metric = ConstCounter::new(value);
             metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
@@ -237,9 +249,53 @@ impl Collector for StoreFigures {
             Some(&Unit::Bytes),
             whole(stats.fragment_bytes),
         )?;
+        let damaged = self.store.damage(&self.tenant).is_some();
+        gauge("tenants_damaged", "Tenants whose log is damaged", None, i64::from(damaged))?;
+        let bodies = whole(self.bodies.bytes());
+        gauge("request_bodies", "Bodies of requests held", Some(&Unit::Bytes), bodies)?;
+        if let Ok(disk) = statvfs(&self.folder) {
+            let bytes = |blocks: u64| i64::try_from(blocks * disk.f_frsize).unwrap_or(i64::MAX);
+            gauge("disk_free", "Room on the disk", Some(&Unit::Bytes), bytes(disk.f_bavail))?;
+            gauge("disk_size", "Size of the disk", Some(&Unit::Bytes), bytes(disk.f_blocks))?;
+        }
         let window = IDEMPOTENCY_WINDOW_US / 1_000_000;
         gauge("idempotency_window", "How long a key is kept", Some(&Unit::Seconds), window)
     }
+}
+
+/// What client libraries of Prometheus show of any process, under their names.
+#[derive(Debug)]
+struct ProcessFigures {
+    started: SystemTime,
+}
+
+impl ProcessFigures {
+    fn new() -> Self {
+        Self { started: SystemTime::now() }
+    }
+}
+
+impl Collector for ProcessFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut gauge = |name, help, unit, value: f64| {
+            let metric = ConstGauge::new(value);
+            let kind = metric.metric_type();
+            metric.encode(encoder.encode_descriptor(name, help, Some(unit), kind)?)
+        };
+        let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        gauge("process_start_time", "When the server started", &Unit::Seconds, started)?;
+        if let Some(bytes) = resident_bytes() {
+            gauge("process_resident_memory", "Memory", &Unit::Bytes, float(bytes))?;
+        }
+        Ok(())
+    }
+}
+
+/// Memory of this process, where the system says so.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for a graph")]

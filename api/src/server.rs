@@ -152,6 +152,7 @@ impl Server {
             args.ephemeral.then(|| tempfile::Builder::new().prefix("kimberlite-").tempdir());
         let ephemeral = ephemeral.transpose().map_err(system("making a temporary folder"))?;
         let folder = ephemeral.as_ref().map_or(args.data, |dir| dir.path().to_owned());
+        let config = Config { data: folder.clone(), ..config };
         let options = Options {
             folder,
             segment_bytes: config.segment_bytes,

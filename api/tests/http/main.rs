@@ -6,6 +6,7 @@ mod append;
 mod browser;
 mod bulk;
 mod follow;
+mod operations;
 mod protocol;
 mod read;
 mod refused;

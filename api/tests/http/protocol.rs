@@ -296,6 +296,7 @@ async fn damage_is_a_503_that_names_file_and_byte() {
         let detail = problem["detail"].as_str().unwrap();
         assert!(detail.contains(name) && detail.contains("byte"), "{detail}");
     }
+    assert!(client.get("/metrics").await.text().contains("kimberlite_tenants_damaged 1\n"));
     client.get("/health/live").await.ok(200);
 }
 

@@ -199,7 +199,9 @@ async fn records_show_what_their_leaves_commit_to() {
 async fn people_and_machines_find_their_pages() {
     let (server, _folder) = server();
     let mut client = server.client().await;
-    for path in ["/", "/docs", "/docs/config", "/docs/problems/conditions_failed"] {
+    let pages =
+        ["/", "/docs", "/docs/config", "/docs/operations", "/docs/problems/conditions_failed"];
+    for path in pages {
         let page = client.send("GET", path, &[("accept", "text/html")], "").await;
         assert_eq!(page.status, 200, "{path}");
         assert!(page.header("content-type").unwrap().starts_with("text/html"), "{path}");

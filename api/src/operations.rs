@@ -1,0 +1,356 @@
+//! What an operator goes by: every metric, and the alerts that they make. One table each, from which
+//! `/docs/operations` is made; tests hold them to what `/metrics` shows.
+
+use std::fmt::Write as _;
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows, from 0 at the start of the process.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// Counts of observations below bounds: `_bucket`, `_sum` and `_count`.
+    Histogram,
+}
+
+impl Kind {
+    /// Its word in the text format of Prometheus.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name as it is queried (a histogram's without `_bucket`).
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// What is counted, or the unit.
+    pub unit: &'static str,
+    /// What it says.
+    pub what: &'static str,
+}
+
+/// One alert.
+#[derive(Clone, Copy, Debug)]
+pub struct Alert {
+    /// Its name.
+    pub name: &'static str,
+    /// When it fires, in the language of Prometheus.
+    pub when: &'static str,
+    /// How long that must hold first.
+    pub lasts: &'static str,
+    /// Why there.
+    pub why: &'static str,
+    /// What to do.
+    pub action: &'static str,
+}
+
+/// Every metric of `/metrics`, in groups.
+pub const METRICS: &[Metric] = &[
+    metric(
+        "kimberlite_http_requests_total",
+        Kind::Counter,
+        "requests",
+        "Requests answered, by `route` (a template, or `unmatched`), `method` and `status`.",
+    ),
+    metric(
+        "kimberlite_http_request_duration_seconds",
+        Kind::Histogram,
+        "seconds",
+        "Time until the head of the answer, by `route` and `method`.",
+    ),
+    metric(
+        "kimberlite_append_duration_seconds",
+        Kind::Histogram,
+        "seconds",
+        "Time from a request's head until its append is on disk.",
+    ),
+    metric(
+        "kimberlite_events_appended_total",
+        Kind::Counter,
+        "events",
+        "Events appended over HTTP.",
+    ),
+    metric("kimberlite_followers", Kind::Gauge, "connections", "Open SSE connections."),
+    metric(
+        "kimberlite_append_queue",
+        Kind::Gauge,
+        "commands",
+        "Commands that wait to be written. At 8,192, or 64 MiB, further ones get 503.",
+    ),
+    metric("kimberlite_ops_total", Kind::Counter, "batches", "Batches made durable, a sync each."),
+    metric("kimberlite_records_total", Kind::Counter, "records", "Records written."),
+    metric(
+        "kimberlite_log_written_bytes_total",
+        Kind::Counter,
+        "bytes",
+        "Bytes written to segments, before compression.",
+    ),
+    metric(
+        "kimberlite_sync_seconds_total",
+        Kind::Counter,
+        "seconds",
+        "Time in writing batches and `fdatasync`.",
+    ),
+    metric("kimberlite_segments", Kind::Gauge, "files", "Segment files of the log."),
+    metric(
+        "kimberlite_checkpoints_total",
+        Kind::Counter,
+        "checkpoints",
+        "Times that the index went to disk, about every 131,072 records.",
+    ),
+    metric(
+        "kimberlite_checkpoints_failed_total",
+        Kind::Counter,
+        "checkpoints",
+        "Checkpoints that found no room on the disk.",
+    ),
+    metric(
+        "kimberlite_compressed_segments_total",
+        Kind::Counter,
+        "segments",
+        "Closed segments compressed.",
+    ),
+    metric(
+        "kimberlite_compressed_from_bytes_total",
+        Kind::Counter,
+        "bytes",
+        "Bytes that these took before.",
+    ),
+    metric(
+        "kimberlite_compressed_to_bytes_total",
+        Kind::Counter,
+        "bytes",
+        "Bytes that they take now.",
+    ),
+    metric(
+        "kimberlite_scrubbed_bytes_total",
+        Kind::Counter,
+        "bytes",
+        "Bytes of closed files read again to find damage.",
+    ),
+    metric(
+        "kimberlite_scrub_rounds_total",
+        Kind::Counter,
+        "rounds",
+        "Times that all closed files were read again.",
+    ),
+    metric(
+        "kimberlite_scrub_damage_total",
+        Kind::Counter,
+        "places",
+        "Damaged places found by reading again.",
+    ),
+    metric(
+        "kimberlite_tenants_damaged",
+        Kind::Gauge,
+        "tenants",
+        "Tenants whose log is known to be damaged: they refuse appends.",
+    ),
+    metric(
+        "kimberlite_event_cache_bytes",
+        Kind::Gauge,
+        "bytes",
+        "Rendered events kept for readers, at most 64 MiB.",
+    ),
+    metric(
+        "kimberlite_request_bodies_bytes",
+        Kind::Gauge,
+        "bytes",
+        "Bodies of requests held at this moment. Above 48 MiB further ones get 503.",
+    ),
+    metric(
+        "kimberlite_idempotency_window_seconds",
+        Kind::Gauge,
+        "seconds",
+        "How long an idempotency key is kept; a constant.",
+    ),
+    metric(
+        "kimberlite_disk_free_bytes",
+        Kind::Gauge,
+        "bytes",
+        "Room that the data folder's file system has for this process; absent where it cannot be asked.",
+    ),
+    metric(
+        "kimberlite_disk_size_bytes",
+        Kind::Gauge,
+        "bytes",
+        "Size of that file system; absent where it cannot be asked.",
+    ),
+    metric(
+        "process_resident_memory_bytes",
+        Kind::Gauge,
+        "bytes",
+        "Memory of the process (RSS); absent outside Linux.",
+    ),
+    metric(
+        "process_start_time_seconds",
+        Kind::Gauge,
+        "seconds since 1970",
+        "When the server started.",
+    ),
+];
+
+const fn metric(name: &'static str, kind: Kind, unit: &'static str, what: &'static str) -> Metric {
+    Metric { name, kind, unit, what }
+}
+
+/// What to be woken for, the worst first.
+pub const ALERTS: &[Alert] = &[
+    Alert {
+        name: "LogDamaged",
+        when: "kimberlite_tenants_damaged > 0 or increase(kimberlite_scrub_damage_total[1h]) > 0",
+        lasts: "0m",
+        why: "One damaged place is one too many: the tenant takes no appends, and `/health/ready` answers 503.",
+        action: "The server's log names file and byte. Copy the data folder before anything else. Stop the server and run \
+                 `kimberlite verify` on the folder: it names all that is damaged and changes nothing. Damage in `index` \
+                 alone goes away with that folder, which is made again from the log; damage in `log` needs a copy from \
+                 before it. Suspect the disk.",
+    },
+    Alert {
+        name: "DiskFull",
+        when: "increase(kimberlite_checkpoints_failed_total[10m]) > 0 or kimberlite_disk_free_bytes < 2e9",
+        lasts: "0m",
+        why: "A new segment takes 256 MiB at once, and one more is kept ready. Without room appends get 503 `disk_full`; reads go on.",
+        action: "Make room or enlarge the disk; the server goes on by itself, without a restart. Never delete files of `log`.",
+    },
+    Alert {
+        name: "DiskFillsUp",
+        when: "predict_linear(kimberlite_disk_free_bytes[6h], 2 * 86400) < 0",
+        lasts: "30m",
+        why: "At the rate of the last six hours the disk is full within two days: time to act in working hours.",
+        action: "Enlarge the disk, or find who writes so much: `rate(kimberlite_log_written_bytes_total[5m])` tells how much of it is ours.",
+    },
+    Alert {
+        name: "AppendsRefused",
+        when: "sum(rate(kimberlite_http_requests_total{method=\"POST\",status=\"503\"}[5m])) > 0.01 * \
+               sum(rate(kimberlite_http_requests_total{method=\"POST\"}[5m]))",
+        lasts: "5m",
+        why: "A burst may be refused: callers come back after `Retry-After`. More than 1 % for five minutes is no burst.",
+        action: "Look at LogDamaged and DiskFull first. Else the disk is too slow (SyncSlow) or callers send more than it takes: \
+                 larger batches cost fewer syncs.",
+    },
+    Alert {
+        name: "QueueNearItsLimit",
+        when: "kimberlite_append_queue > 6000 or kimberlite_request_bodies_bytes > 36e6",
+        lasts: "1m",
+        why: "About three quarters of 8,192 commands, or of the room for bodies; at the limit callers get 503.",
+        action: "As for AppendsRefused.",
+    },
+    Alert {
+        name: "SyncSlow",
+        when: "rate(kimberlite_sync_seconds_total[5m]) / rate(kimberlite_ops_total[5m]) > 0.02",
+        lasts: "10m",
+        why: "A sync takes well below 1 ms on a solid-state disk with a protected cache and a few on others; every append waits for one.",
+        action: "Look for other work on the disk, for a cache that lost its battery, for a limit of the cloud's volume.",
+    },
+    Alert {
+        name: "AppendsSlow",
+        when: "histogram_quantile(0.99, sum by (le) (rate(kimberlite_append_duration_seconds_bucket[5m]))) > 0.25",
+        lasts: "10m",
+        why: "Far beyond what a healthy disk needs under load. Callers with a timeout of a second begin to retry.",
+        action: "SyncSlow says whether it is the disk. If not, the processors are busy: look at other processes and at compression.",
+    },
+    Alert {
+        name: "ServerErrors",
+        when: "sum(rate(kimberlite_http_requests_total{status=\"500\"}[5m])) > 0",
+        lasts: "0m",
+        why: "An answer with status 500 is a defect of the server, never the caller's fault.",
+        action: "Find the `trace_id` of the answer in the server's log and report what stands there.",
+    },
+    Alert {
+        name: "ScrubStands",
+        when: "increase(kimberlite_scrubbed_bytes_total[1d]) == 0 and kimberlite_segments > 1",
+        lasts: "1h",
+        why: "Damage that nobody looks for is found when it is needed. All is read again at 8 MiB a second.",
+        action: "`store.scrub_bytes_per_s` may be 0; otherwise the server's log says why reading stopped.",
+    },
+    Alert {
+        name: "Restarted",
+        when: "changes(process_start_time_seconds[1h]) > 1",
+        lasts: "0m",
+        why: "One restart is an update. More are a process that ends by itself: with status 70 after a failed write or sync.",
+        action: "The last line of the server's log before it ended says why. After a failed sync, suspect the disk.",
+    },
+    Alert {
+        name: "MemoryGrows",
+        when: "process_resident_memory_bytes > 1e9",
+        lasts: "10m",
+        why: "Queues and caches have limits, so memory does not grow with the log. More than a gigabyte comes from answers that are not read.",
+        action: "A page that a caller asks for and does not read stays in memory, up to 4 MiB each, until the connection ends: find \
+                 that caller, or lower `http.connections_max`. Report it if there is none.",
+    },
+];
+
+/// The rules that Prometheus reads, made from [`ALERTS`].
+pub(crate) fn rules() -> String {
+    let mut text = "groups:\n  - name: kimberlite\n    rules:\n".to_owned();
+    for alert in ALERTS {
+        let Alert { name, when, lasts, .. } = alert;
+        let when = serde_json::Value::from(*when);
+        writeln!(text, "      - alert: {name}\n        expr: {when}\n        for: {lasts}")
+            .expect("strings take all");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names of metrics in an expression: words that begin like ours.
+    fn named(expression: &str) -> Vec<&str> {
+        let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        words.filter(|w| w.starts_with("kimberlite_") || w.starts_with("process_")).collect()
+    }
+
+    fn is_known(name: &str) -> bool {
+        METRICS.iter().any(|m| match m.kind {
+            Kind::Histogram => name
+                .strip_prefix(m.name)
+                .is_some_and(|rest| ["_bucket", "_sum", "_count"].contains(&rest)),
+            Kind::Counter | Kind::Gauge => m.name == name,
+        })
+    }
+
+    #[test]
+    fn alerts_use_metrics_that_exist() {
+        for alert in ALERTS {
+            let names = named(alert.when);
+            assert!(!names.is_empty(), "{}", alert.name);
+            for name in names {
+                assert!(is_known(name), "{}: {name}", alert.name);
+            }
+            let open = alert.when.matches(['(', '[', '{']).count();
+            assert_eq!(open, alert.when.matches([')', ']', '}']).count(), "{}", alert.name);
+            assert!(rules().contains(&format!("alert: {}\n", alert.name)));
+        }
+        assert!(!is_known("kimberlite_append_duration_seconds"), "a histogram has no plain value");
+        assert!(!is_known("kimberlite_none_total"));
+    }
+
+    #[test]
+    fn names_say_kind_and_unit_and_stand_once() {
+        for (i, metric) in METRICS.iter().enumerate() {
+            assert_eq!(
+                metric.kind == Kind::Counter,
+                metric.name.ends_with("_total"),
+                "{}",
+                metric.name
+            );
+            let unit = metric.unit.split(' ').next().unwrap();
+            if ["seconds", "bytes"].contains(&unit) {
+                assert!(metric.name.contains(&format!("_{unit}")), "{}", metric.name);
+            }
+            assert!(METRICS[..i].iter().all(|other| other.name != metric.name), "{}", metric.name);
+        }
+    }
+}
