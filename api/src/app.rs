@@ -19,6 +19,7 @@ use crate::{
     body::BodyBudget,
     config::Config,
     docs,
+    limits::{ANSWERS_BYTES_MAX, BODIES_BYTES_MAX},
     links::LinkKey,
     metrics::{Metrics, StoreFigures},
     observe, openapi,
@@ -36,6 +37,8 @@ pub struct App {
     pub(crate) metrics: Metrics,
     pub(crate) links: LinkKey,
     pub(crate) bodies: BodyBudget,
+    /// Of pages that wait for their callers to take them.
+    pub(crate) answers: BodyBudget,
     /// Turns true once, when the server stops.
     pub(crate) draining: watch::Sender<bool>,
     /// The OpenAPI document.
@@ -55,7 +58,7 @@ impl App {
     ) -> Arc<Self> {
         let document = openapi::document();
         let json = serde_json::to_string_pretty(&document).expect("documents serialise");
-        let bodies = BodyBudget::default();
+        let bodies = BodyBudget::new(BODIES_BYTES_MAX);
         let figures = StoreFigures {
             store: store.clone(),
             tenant: tenant.clone(),
@@ -71,6 +74,7 @@ impl App {
             config,
             links: LinkKey::random(),
             bodies,
+            answers: BodyBudget::new(ANSWERS_BYTES_MAX),
             draining: watch::Sender::new(false),
             document,
             document_json: json.into(),

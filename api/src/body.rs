@@ -20,10 +20,7 @@ use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, Operation as _};
 
 use crate::{
     app::App,
-    limits::{
-        BODIES_BYTES_MAX, DRAIN_BYTES_MAX, INFLATE_STEP_BYTES, REQUEST_BYTES_MAX,
-        ZSTD_WINDOW_LOG_MAX,
-    },
+    limits::{DRAIN_BYTES_MAX, INFLATE_STEP_BYTES, REQUEST_BYTES_MAX, ZSTD_WINDOW_LOG_MAX},
     problem::{Code, Problem},
 };
 
@@ -73,14 +70,22 @@ impl Content {
     }
 }
 
-/// How many bytes of bodies are held at this moment.
-#[derive(Clone, Default)]
-pub(crate) struct BodyBudget(Arc<AtomicUsize>);
+/// How many bytes of bodies are held at this moment, of requests or of answers.
+#[derive(Clone)]
+pub(crate) struct BodyBudget {
+    bytes: Arc<AtomicUsize>,
+    most: usize,
+}
 
 impl BodyBudget {
+    /// For at most so many bytes.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { bytes: Arc::default(), most }
+    }
+
     /// How many they are.
     pub(crate) fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Begins to count a body.
@@ -101,11 +106,11 @@ impl Held {
         let before = self.bytes;
         self.bytes = bytes;
         if bytes <= before {
-            self.budget.0.fetch_sub(before - bytes, Ordering::Relaxed);
+            self.budget.bytes.fetch_sub(before - bytes, Ordering::Relaxed);
             return Ok(());
         }
         let more = bytes - before;
-        if self.budget.0.fetch_add(more, Ordering::Relaxed) + more > BODIES_BYTES_MAX {
+        if self.budget.bytes.fetch_add(more, Ordering::Relaxed) + more > self.budget.most {
             return Err(Problem::new(Code::Overloaded, "Too many bytes of bodies at one time."));
         }
         Ok(())
@@ -114,7 +119,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -340,6 +345,7 @@ mod tests {
 
     use super::*;
     use crate::app;
+    use crate::limits::{ANSWERS_BYTES_MAX, BODIES_BYTES_MAX};
 
     const EVENT: &str = r#"{"events":[{"type":"t"}]}"#;
     const LINE: &str = "{\"stream\":\"s\",\"type\":\"t\"}\n";
@@ -355,7 +361,7 @@ mod tests {
     }
 
     fn held(app: &App) -> usize {
-        app.bodies.0.load(Ordering::Relaxed)
+        app.bodies.bytes()
     }
 
     #[tokio::test]
@@ -396,6 +402,33 @@ mod tests {
         let answer = post(&app, "/v1/events", "application/x-ndjson", lines).await;
         assert!(text(answer).await.contains("3000]"));
         assert_eq!(held(&app), 0);
+    }
+
+    #[tokio::test]
+    async fn a_page_counts_until_it_is_sent() {
+        let (app, _folder) = app::of_tests().await;
+        post(&app, "/v1/streams/s/events", "application/json", EVENT).await;
+        for accept in ["application/json", "application/cloudevents-batch+json"] {
+            let page = get(&app, accept).await;
+            let bytes = app.answers.bytes();
+            assert!(bytes > 10, "{accept}");
+            assert_eq!(text(page).await.len(), bytes, "{accept}");
+            assert_eq!(app.answers.bytes(), 0, "{accept}");
+            let mut full = app.answers.hold();
+            full.set(ANSWERS_BYTES_MAX).unwrap();
+            let refused = get(&app, accept).await;
+            assert_eq!(
+                (refused.status().as_u16(), &refused.headers()["retry-after"]),
+                (503, &"1".parse().unwrap())
+            );
+            assert!(text(refused).await.contains("\"overloaded\""));
+        }
+    }
+
+    async fn get(app: &Arc<App>, accept: &str) -> Response {
+        let request =
+            Request::get("/v1/events").header("host", "localhost").header("accept", accept);
+        app::router(app).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     #[tokio::test]

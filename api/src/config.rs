@@ -23,6 +23,8 @@ pub struct Config {
     pub header_timeout: Duration,
     /// Time in which a body, or a further piece of a bulk body, has to arrive.
     pub body_timeout: Duration,
+    /// Time in which a caller has to take something of an answer.
+    pub send_timeout: Duration,
     /// How often followers hear from an idle server.
     pub heartbeat: Duration,
     /// How long a stopping server waits for requests under way.
@@ -46,6 +48,7 @@ impl Default for Config {
             connections_max: 0,
             header_timeout: Duration::ZERO,
             body_timeout: Duration::ZERO,
+            send_timeout: Duration::ZERO,
             heartbeat: Duration::ZERO,
             shutdown_timeout: Duration::ZERO,
             segment_bytes: 0,
@@ -174,6 +177,15 @@ pub const KEYS: &[Key] = &[
         unit: "milliseconds",
         what: "Time in which a request's body, or the next piece of a bulk body, has to arrive; else 408.",
         set: |config, text| milliseconds(&mut config.body_timeout, text),
+    },
+    Key {
+        name: "http.send_timeout_ms",
+        env: "KIMBERLITE_HTTP_SEND_TIMEOUT_MS",
+        default: "60000",
+        unit: "milliseconds",
+        what: "Time in which a caller has to take something of an answer that waits for it, followers too; else the \
+               connection is closed.",
+        set: |config, text| milliseconds(&mut config.send_timeout, text),
     },
     Key {
         name: "follow.heartbeat_ms",

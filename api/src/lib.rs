@@ -25,4 +25,5 @@ pub mod operations;
 pub mod problem;
 mod query;
 pub mod server;
+mod stalled;
 mod v1;

@@ -8,6 +8,8 @@ pub const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// Bytes of all request bodies, and of lines of bulk loads, that are held at one time: from when
 /// they arrive until the store has answered.
 pub const BODIES_BYTES_MAX: usize = 48 << 20;
+/// Bytes of pages that are read and not yet sent.
+pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a refused body that are read and dropped, so that its sender gets to read the answer.
 pub const DRAIN_BYTES_MAX: usize = 64 << 20;
 /// Lines of one durable batch of the bulk door.

@@ -44,6 +44,7 @@ use crate::{
     config::Config,
     limits::H2_STREAMS_MAX,
     problem::{Code, Problem},
+    stalled::Stalled,
 };
 
 /// The tenant that a development server has ready.
@@ -230,6 +231,7 @@ async fn accept(
                 let timeout = app.config.header_timeout;
                 let served = serve(
                     stream,
+                    app.config.send_timeout,
                     Arc::clone(&builder),
                     router.clone(),
                     timeout,
@@ -274,6 +276,7 @@ fn builder(config: &Config) -> auto::Builder<TokioExecutor> {
 /// Serves one connection to its end.
 async fn serve(
     stream: TcpStream,
+    send_timeout: Duration,
     builder: Arc<auto::Builder<TokioExecutor>>,
     router: Router,
     head_timeout: Duration,
@@ -282,6 +285,7 @@ async fn serve(
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    let stream = Stalled::new(stream, send_timeout);
     let spoken = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
         spoken.store(true, Ordering::Relaxed);

@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use super::{
     new_event::{self, EventBody, Place, Text},
-    read::{link, next_page, with_type},
+    read::{held, link, next_page, with_type},
     selection::{Asked, cursor_text, encode},
 };
 use crate::{
@@ -261,7 +261,8 @@ pub(crate) async fn page(app: &App, asked: &Asked) -> Result<Response, Problem> 
         push(&mut text, event);
     }
     text.push(b']');
-    let mut response = with_type(text.into(), "application/cloudevents-batch+json");
+    let body = held(app, [text.into()].into())?;
+    let mut response = with_type(body, "application/cloudevents-batch+json");
     link(&mut response, next_page(asked, &batch));
     Ok(response)
 }

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     accept::Format,
     app::{App, TraceId},
+    body::Held,
     limits::FOLLOW_BATCH_EVENTS,
     problem::{Code, Problem},
     query::{Query, invalid},
@@ -147,22 +148,24 @@ async fn page(app: &App, asked: &Asked) -> Result<Response, Problem> {
     let tail = format!("],\"next\":{text},\"head\":{head}}}");
     let open = Bytes::from_static(b"{\"events\":[");
     let parts = [open].into_iter().chain(batch.pieces).chain([tail.into()]).collect();
-    let mut response = with_type(Body::new(Spliced::new(parts)), "application/json");
+    let mut response = with_type(held(app, parts)?, "application/json");
     link(&mut response, next);
     Ok(response)
+}
+
+/// The body of a page. It counts until it is sent, and is refused where too many wait for callers who take nothing.
+pub(crate) fn held(app: &App, parts: VecDeque<Bytes>) -> Result<Body, Problem> {
+    let left: usize = parts.iter().map(Bytes::len).sum();
+    let mut held = app.answers.hold();
+    held.set(left)?;
+    Ok(Body::new(Spliced { parts, left: left as u64, _held: held }))
 }
 
 /// A body of known length that is sent from where its parts lie, without joining them.
 struct Spliced {
     parts: VecDeque<Bytes>,
     left: u64,
-}
-
-impl Spliced {
-    fn new(parts: VecDeque<Bytes>) -> Self {
-        let left = parts.iter().map(|part| part.len() as u64).sum();
-        Self { parts, left }
-    }
+    _held: Held,
 }
 
 impl hyper::body::Body for Spliced {

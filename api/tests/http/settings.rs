@@ -116,6 +116,7 @@ async fn every_setting_has_an_effect() {
                     "{text}"
                 );
             }
+            "http.send_timeout_ms" => send_timeout(&with("200")).await,
             "follow.heartbeat_ms" => {
                 let server = with("50");
                 let mut frames = Frames::open(&server.address, "/v1/events", None).await;
@@ -197,6 +198,27 @@ async fn header_timeout(server: &Server) {
         assert!(took.as_secs() < 8, "{bytes:?}: {took:?}; the default is thirty seconds");
     }
     assert_eq!(there.send_request(ask()).await.unwrap().status(), 200);
+}
+
+/// Answers that nobody takes end with their connection, which frees its place.
+async fn send_timeout(server: &Server) {
+    let body = json!({"events": [{"type": "t", "data": "x".repeat(900_000)}]}).to_string();
+    let mut client = server.client().await;
+    for _ in 0..10 {
+        client.post("/v1/streams/s/events", body.clone()).await.ok(201);
+    }
+    for accept in ["application/json", "application/x-ndjson", "text/event-stream"] {
+        let head =
+            format!("GET /v1/events?{}", if accept.ends_with("json") { "limit=4" } else { "" });
+        let head = head.trim_end_matches('?');
+        let request = format!("{head} HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\n\r\n");
+        let mut stream = says(&server.address, &request.repeat(8)).await;
+        // Longer than the timeout; then what was on its way is read to the end that came.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let ended = timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok(), "{accept}: the connection goes on");
+    }
+    client.get("/v1/streams/s").await.ok(200);
 }
 
 async fn connections_max(server: &Server) {

@@ -56,6 +56,8 @@ fn copied(folder: &Path) -> tempfile::TempDir {
 fn segments(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder.join("log")).unwrap();
     let mut files: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
+    // What lies ready for the next one is no segment yet.
+    files.retain(|file| file.extension().is_some_and(|e| e == "segment"));
     files.sort();
     files
 }
