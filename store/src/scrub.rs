@@ -176,7 +176,7 @@ impl Round {
         let mut frames = frames.map_err(io)?;
         while let Some(frame) = frames.next().map_err(io)? {
             match frame {
-                Frame::Op { offset, length, sections } => {
+                Frame::Op { offset, length, sections, .. } => {
                     for (section, runs) in sections {
                         self.section(path, offset, &section, runs, &chains);
                         chains.insert(section.tenant, section.chain_head);

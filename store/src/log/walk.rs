@@ -85,19 +85,22 @@ pub(crate) enum Frame {
         offset: u64,
         /// Bytes of the frame.
         length: u64,
+        header: Header,
         sections: Vec<(Section, Result<SectionRuns, Damage>)>,
     },
     /// A frame that does not hold; with its header, where the next one repeats it.
     Lost { damage: Damage, header: Option<Header> },
 }
 
-/// Reads a closed segment frame by frame, on behind damage where that can be.
+/// Reads a closed segment, or what is committed of the open one, frame by frame, on behind damage where that can be.
 pub(crate) struct ClosedFrames {
     disk: Arc<dyn Disk>,
     cluster: [u8; 16],
     path: String,
     file: Chunks,
     at: u64,
+    /// Where what is to be read ends, if no end mark says so before.
+    end: u64,
     last: Option<Header>,
     ended: bool,
 }
@@ -106,15 +109,25 @@ impl ClosedFrames {
     pub(crate) fn open(disk: Arc<dyn Disk>, cluster: [u8; 16], path: &str) -> io::Result<Self> {
         let first_op = segment_op(path).unwrap_or(0);
         let segment = Segment::open(&*disk, path, first_op)?;
-        let (path, file) = (path.to_owned(), Chunks::new(&Arc::new(segment))?);
+        Self::of(disk, cluster, &Arc::new(segment), u64::MAX)
+    }
+
+    /// Reads an open file up to `end`, where no end mark comes before.
+    pub(crate) fn of(
+        disk: Arc<dyn Disk>,
+        cluster: [u8; 16],
+        segment: &Arc<Segment>,
+        end: u64,
+    ) -> io::Result<Self> {
+        let (path, file) = (segment.name.clone(), Chunks::new(segment)?);
         let (at, last, ended) = (SEGMENT_HEAD_BYTES, None, false);
-        Ok(Self { disk, cluster, path, file, at, last, ended })
+        Ok(Self { disk, cluster, path, file, at, end, last, ended })
     }
 
     /// The next frame; `None` behind the last one.
     pub(crate) fn next(&mut self) -> io::Result<Option<Frame>> {
         let mark = self.file.get(self.at, END_MARK_BYTES as usize)?;
-        if self.ended || read_end_mark(&mark).is_some() {
+        if self.ended || self.at >= self.end || read_end_mark(&mark).is_some() {
             return Ok(None);
         }
         let offset = self.at;
@@ -128,8 +141,8 @@ impl ClosedFrames {
             Ok((head, sections)) if follows(&head) => {
                 let length = head.length as u64;
                 self.at += length;
-                self.last = Some(head.header);
-                Ok(Some(Frame::Op { offset, length, sections }))
+                self.last = Some(head.header.clone());
+                Ok(Some(Frame::Op { offset, length, header: head.header, sections }))
             }
             _ => self.lost().map(Some),
         }

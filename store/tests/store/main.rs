@@ -7,6 +7,7 @@
     reason = "`clippy.toml` speaks of the kernel"
 )]
 
+mod backup;
 mod basics;
 mod damage;
 mod derived;
