@@ -12,5 +12,6 @@ mod basics;
 mod damage;
 mod derived;
 mod format;
+mod point_in_time;
 mod support;
 mod verify;
