@@ -67,8 +67,7 @@ impl Source {
         let reading = || failed("reading", Path::new(&name));
         let file = packed::open(Arc::clone(&self.file)).map_err(reading())?;
         let segment = Arc::new(Segment::new(file, name.clone(), self.first_op));
-        let mut frames = ClosedFrames::of(Arc::clone(&log.disk), log.cluster, &segment, self.end())
-            .map_err(reading())?;
+        let mut frames = ClosedFrames::of(log.cluster, &segment, self.end()).map_err(reading())?;
         while let Some(frame) = frames.next().map_err(reading())? {
             match frame {
                 Frame::Op { header, .. } if header.op.0 == op => {
@@ -210,10 +209,8 @@ impl Backup {
         let reading = || failed("reading back", Path::new(&name));
         let file = packed::open(file).map_err(reading())?;
         let segment = Arc::new(Segment::new(file, name.clone(), source.first_op));
-        let disk = Arc::clone(&self.target);
         let cluster = self.log.cluster;
-        let mut frames =
-            ClosedFrames::of(disk, cluster, &segment, source.end()).map_err(reading())?;
+        let mut frames = ClosedFrames::of(cluster, &segment, source.end()).map_err(reading())?;
         let mut reached = (source.first_op - 1, source.parent(cluster)?);
         while let Some(frame) = frames.next().map_err(reading())? {
             self.goes_on()?;

@@ -164,8 +164,7 @@ impl Source {
         let segment = Segment::new(packed::open(file).ok()?, line.file.clone(), line.first_op);
         let is_last = self.manifest.files.last() == Some(line);
         let end = if is_last { line.bytes } else { u64::MAX };
-        let disk = Arc::clone(&self.disk);
-        let mut frames = ClosedFrames::of(disk, cluster, &Arc::new(segment), end).ok()?;
+        let mut frames = ClosedFrames::of(cluster, &Arc::new(segment), end).ok()?;
         loop {
             match frames.next().ok()?? {
                 Frame::Op { sections, .. } => {

@@ -180,6 +180,23 @@ fn generations(folder: &Path) -> Vec<u8> {
     paths.iter().map(|path| std::fs::read(path).unwrap()[12]).collect()
 }
 
+/// Opens a folder and waits until all that is closed in it is compressed.
+pub(crate) async fn compress(folder: &Path) -> (Store, Tenant) {
+    let store = Store::open(Options {
+        folder: folder.to_owned(),
+        segment_bytes: 64 << 10,
+        checkpoint_records: 50,
+        scrub_bytes_per_s: 0,
+        compresses: true,
+    });
+    let store = store.unwrap();
+    let tenant = store.tenant(&TenantName::new("dev").unwrap()).unwrap();
+    while generations(folder).iter().filter(|g| **g == 0).count() > 1 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    (store, tenant)
+}
+
 #[tokio::test]
 async fn a_segment_that_was_compressed_since_is_copied_anew_and_only_once() {
     let (folder, backup) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -188,18 +205,7 @@ async fn a_segment_that_was_compressed_since_is_copied_anew_and_only_once() {
     back_up(&store, backup.path()).await;
     store.close().await;
     drop((store, tenant));
-    let store = Store::open(Options {
-        folder: folder.path().to_owned(),
-        segment_bytes: 64 << 10,
-        checkpoint_records: 50,
-        scrub_bytes_per_s: 0,
-        compresses: true,
-    });
-    let store = store.unwrap();
-    let tenant = store.tenant(&TenantName::new("dev").unwrap()).unwrap();
-    while generations(folder.path()).iter().filter(|g| **g == 0).count() > 1 {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let (store, tenant) = compress(folder.path()).await;
     let packed = back_up(&store, backup.path()).await.figures;
     assert_eq!(packed.bytes_copied, packed.bytes, "all of it has another generation");
     let mut kept = generations(backup.path());

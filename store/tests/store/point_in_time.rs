@@ -11,7 +11,7 @@ use kimberlite_store::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    backup::{back_up, sound, to, try_restore},
+    backup::{back_up, compress, sound, to, try_restore},
     support::*,
 };
 
@@ -203,6 +203,31 @@ async fn cursors_of_records_that_are_gone_are_refused() {
                 _ => assert!(matches!(read, Err(ReadError::Diverged { .. })), "{n}: {read:?}"),
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_compressed_segment_is_cut_too() {
+    let (folder, backup) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (store, dev) = open(folder.path()).await;
+    for n in 0..200 {
+        let data = format!("\"{n} {}\"", "x".repeat(700));
+        let new = append("s", Expected::Any, vec![event("a", &data); 2]);
+        store.append(&dev, new).await.unwrap();
+    }
+    let was = records(&store, &dev).await;
+    store.close().await;
+    drop((store, dev));
+    compress(folder.path()).await;
+    let store = try_open(folder.path()).unwrap();
+    back_up(&store, backup.path()).await;
+    for n in [0, 1, 5, 100, 101, 250, 399] {
+        let target = tempfile::tempdir().unwrap();
+        let args = until("dev", n, to(backup.path(), target.path().to_owned()));
+        let what = try_restore(args).unwrap();
+        sound(target.path());
+        let (restored, tenant) = open(target.path()).await;
+        check(&restored, &tenant, &was, n as usize + 1, &what).await;
     }
 }
 
