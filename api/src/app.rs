@@ -16,6 +16,7 @@ use kimberlite_store::{
 use tokio::sync::watch;
 
 use crate::{
+    backups::Backups,
     body::BodyBudget,
     config::Config,
     docs,
@@ -36,6 +37,7 @@ pub struct App {
     pub(crate) metrics: Metrics,
     pub(crate) links: LinkKey,
     pub(crate) bodies: BodyBudget,
+    pub(crate) backups: Arc<Backups>,
     /// Turns true once, when the server stops.
     pub(crate) draining: watch::Sender<bool>,
     /// The OpenAPI document.
@@ -54,8 +56,10 @@ impl App {
     ) -> Arc<Self> {
         let document = openapi::document();
         let json = serde_json::to_string_pretty(&document).expect("documents serialise");
+        let backups = Arc::new(Backups::default());
         Arc::new(Self {
-            metrics: Metrics::new(store.clone()),
+            metrics: Metrics::new(store.clone(), Arc::clone(&backups)),
+            backups,
             store,
             tenant,
             tenant_name,
@@ -69,9 +73,10 @@ impl App {
         })
     }
 
-    /// Tells followers and readiness that the server stops.
+    /// Tells followers and readiness that the server stops; backups break off.
     pub fn drain(&self) {
         self.draining.send_replace(true);
+        self.backups.cancel_all();
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod accept;
 pub mod app;
+mod backups;
 mod body;
 pub mod cli;
 pub mod config;

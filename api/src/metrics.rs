@@ -5,7 +5,7 @@ use std::{
     hash::{Hash, Hasher},
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,7 +30,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{app::App, problem::Problem, query};
+use crate::{app::App, backups::Backups, problem::Problem, query};
 
 /// Seconds, from well below a sync to far beyond patience.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -101,7 +101,7 @@ impl Drop for Follower {
 }
 
 impl Metrics {
-    pub(crate) fn new(store: Store) -> Self {
+    pub(crate) fn new(store: Store, backups: Arc<Backups>) -> Self {
         let mut registry = Registry::with_prefix("kimberlite");
         let histogram: fn() -> Histogram = || Histogram::new(LATENCY_BUCKETS);
         let latency = Latency::new_with_constructor(histogram);
@@ -124,6 +124,7 @@ impl Metrics {
         registry.register("events_appended", "Events appended over HTTP", events.clone());
         registry.register("followers", "Open SSE connections", followers.clone());
         registry.register_collector(Box::new(StoreFigures(store)));
+        registry.register_collector(Box::new(BackupFigures(backups)));
         Self { registry, requests, latency, append, events, followers }
     }
 
@@ -239,6 +240,40 @@ impl Collector for StoreFigures {
         )?;
         let window = IDEMPOTENCY_WINDOW_US / 1_000_000;
         gauge("idempotency_window", "How long a key is kept", Some(&Unit::Seconds), window)
+    }
+}
+
+#[derive(Debug)]
+struct BackupFigures(Arc<Backups>);
+
+impl Collector for BackupFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let figures = self.0.figures();
+        let failures = ConstCounter::new(float(figures.failures.load(Ordering::Relaxed)));
+        let kind = failures.metric_type();
+        failures.encode(encoder.encode_descriptor(
+            "backups_failed",
+            "Backups that failed",
+            None,
+            kind,
+        )?)?;
+        let mut gauge = |name, help, unit: &Unit, value: &AtomicU64| {
+            let value = i64::try_from(value.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+            let metric = ConstGauge::new(value);
+            metric.encode(encoder.encode_descriptor(
+                name,
+                help,
+                Some(unit),
+                metric.metric_type(),
+            )?)
+        };
+        gauge(
+            "backup_last_success_timestamp",
+            "When the last backup that was done began, in Unix time; 0 before the first",
+            &Unit::Seconds,
+            &figures.last_time_s,
+        )?;
+        gauge("backup_last", "Bytes that it holds", &Unit::Bytes, &figures.last_bytes)
     }
 }
 

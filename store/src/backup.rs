@@ -109,6 +109,8 @@ pub enum BackupError {
 #[derive(Debug)]
 pub struct Backup {
     log: CommittedLog,
+    /// What was committed by then is in it.
+    begun: Timestamp,
     folder: PathBuf,
     target: Arc<dyn Disk>,
     /// What the folder holds by now.
@@ -142,13 +144,14 @@ impl Store {
         if let Some(damage) = self.shared.damage.clone().or_else(damaged) {
             return Err(damage.into());
         }
+        let begun = Timestamp::now();
         let log = self.shared.node.committed().await.ok_or(BackupError::Closed)?;
-        let begun = tokio::task::spawn_blocking(move || begin(log, folder)).await;
+        let begun = tokio::task::spawn_blocking(move || begin(log, begun, folder)).await;
         begun.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 }
 
-fn begin(log: CommittedLog, folder: PathBuf) -> Result<Backup, BackupError> {
+fn begin(log: CommittedLog, begun: Timestamp, folder: PathBuf) -> Result<Backup, BackupError> {
     let climbs = folder.components().any(|c| c == Component::ParentDir);
     if !folder.is_absolute() || climbs {
         return Err(BackupError::Relative { folder });
@@ -159,7 +162,7 @@ fn begin(log: CommittedLog, folder: PathBuf) -> Result<Backup, BackupError> {
     let cluster = Hex(&log.cluster).to_string();
     let lock = take_folder(&folder, &cluster)?;
     let target: Arc<dyn Disk> = Arc::new(RealDisk::new(&folder));
-    Backup::new(log, folder, target, Some(lock))
+    Backup::new(log, begun, folder, target, Some(lock))
 }
 
 /// Whether a folder, as far as it exists, lies in a data folder: ours would take what is in there for its own.
@@ -207,6 +210,7 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
 impl Backup {
     fn new(
         log: CommittedLog,
+        begun: Timestamp,
         folder: PathBuf,
         target: Arc<dyn Disk>,
         lock: Option<File>,
@@ -222,7 +226,7 @@ impl Backup {
             }
             Ok(_) | Err(ManifestError::Format(_)) => return Err(BackupError::Taken { folder }),
         };
-        Ok(Self { log, folder, target, there, progress: Arc::default(), _lock: lock })
+        Ok(Self { log, begun, folder, target, there, progress: Arc::default(), _lock: lock })
     }
 
     /// How far it has come; stays good while it runs.
@@ -297,7 +301,7 @@ impl Backup {
             format: BACKUP_FORMAT,
             log_format: FORMAT,
             cluster: Hex(&self.log.cluster).to_string(),
-            created_at: Timestamp::now().to_string(),
+            created_at: self.begun.to_string(),
             tip: Tip { op, view, identity: Hex(&identity.0).to_string() },
             tenants,
             files,

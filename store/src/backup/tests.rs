@@ -36,7 +36,7 @@ async fn fill(store: &Store, tenant: &Tenant, events: usize) {
 async fn begun(store: &Store, target: &Arc<SimulatedDisk>) -> Backup {
     let log = store.shared.node.committed().await.unwrap();
     let target = Arc::clone(target) as Arc<dyn Disk>;
-    Backup::new(log, PathBuf::from("backup"), target, None).unwrap()
+    Backup::new(log, Timestamp::now(), PathBuf::from("backup"), target, None).unwrap()
 }
 
 /// The last op of the backup on this disk; every file is what the manifest says.

@@ -29,6 +29,8 @@ pub struct CheckedBackup {
     pub files: u64,
     /// Bytes in them.
     pub bytes: u64,
+    /// The last op.
+    pub op: u64,
     /// Records of all tenants.
     pub records: u64,
     /// Tenants, the system tenant included.
@@ -56,6 +58,7 @@ pub fn check_backup(
     Ok(CheckedBackup {
         files: manifest.files.len() as u64,
         bytes: manifest.files.iter().map(|f| f.bytes).sum(),
+        op: manifest.tip.op,
         records: manifest.tenants.iter().map(|t| t.records).sum(),
         tenants: manifest.tenants.len() as u64,
         created_at: manifest.created_at,
