@@ -205,11 +205,9 @@ impl CliError {
             Self::Bench(error) => error.is_usage(),
             Self::Backup(error) => error.is_usage(),
             Self::Environment(_) | Self::Verify(_) => true,
-            Self::Dev(_)
-            | Self::Read(_)
-            | Self::Tail(_)
-            | Self::Restore(_)
-            | Self::Explain(_) => false,
+            Self::Dev(_) | Self::Read(_) | Self::Tail(_) | Self::Restore(_) | Self::Explain(_) => {
+                false
+            }
         }
     }
 }
