@@ -88,6 +88,7 @@ struct BackupBody {
 #[schema(as = Backups)]
 struct BackupsBody {
     /// The last 100 that this process began.
+    #[schema(max_items = 100)]
     backups: Vec<BackupBody>,
 }
 

@@ -76,7 +76,7 @@ fn what_cannot_be_restored_is_said() {
         (vec![copy.as_str()], 2, "--data"),
         (vec![&copy, "--data", &again, "--tenant", "dev"], 2, "--position"),
         (vec![&copy, "--data", &again, "--position", "1"], 2, "--tenant"),
-        (vec![&copy, "--data", &again, "--tenant", "dev", "--position", "-1"], 2, "--position"),
+        (vec![&copy, "--data", &again, "--tenant", "dev", "--position", "x"], 2, "--position"),
         (vec![&copy, "--data", &again, "--tenant", "dev", "--position", "1"], 1, "1 records"),
         (vec![&copy, "--data", &again, "--tenant", "no", "--position", "0"], 1, "no tenant no"),
         (vec![&data, "--data", &again], 1, "no backup"),
@@ -98,8 +98,8 @@ fn what_cannot_be_restored_is_said() {
     let half = path("half.restoring");
     std::fs::create_dir(&half).unwrap();
     std::fs::write(Path::new(&half).join("restoring"), "").unwrap();
-    let refused = command().args(["dev", "--listen", "127.0.0.1:0", "--data", &half]);
-    let said = refused.output().unwrap();
+    let said =
+        command().args(["dev", "--listen", "127.0.0.1:0", "--data", &half]).output().unwrap();
     assert!(stderr(&said, 1).contains("restore again"), "{}", text(&said.stderr));
 }
 

@@ -181,7 +181,7 @@ async fn every_example_works_and_answers_as_described() {
                 };
                 let answer = send(&router, method, &path, &[("content-type", kind)], example).await;
                 assert!(answer.status < 300, "{at}: {}", answer.text());
-                assert!(!answer.text().contains("\"problem\""), "{at}: {}", answer.text());
+                assert!(!answer.text().contains("\"problem\":{"), "{at}: {}", answer.text());
                 check_answer(&document, operation, &answer, &at);
                 if operation["operationId"] == "create_backup" {
                     answer.headers["location"].to_str().unwrap().clone_into(&mut backup);
