@@ -63,11 +63,11 @@ pub(super) enum RestoreError {
 struct Report<'a> {
     data: String,
     backup_created_at: &'a str,
-    tenants: Vec<Tenant<'a>>,
+    tenants: Vec<Line<'a>>,
 }
 
 #[derive(Serialize)]
-struct Tenant<'a> {
+struct Line<'a> {
     tenant: &'a str,
     records: u64,
     lost: u64,
@@ -98,7 +98,7 @@ pub(super) fn run(args: RestoreArgs) -> Result<(), RestoreError> {
 fn print(args: &Restore, restored: &Restored, output: Output) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let data = args.folder.display().to_string();
-    let tenants = restored.tenants.iter().map(|t| Tenant {
+    let tenants = restored.tenants.iter().map(|t| Line {
         tenant: &t.tenant,
         records: t.records,
         lost: t.lost,
@@ -113,7 +113,7 @@ fn print(args: &Restore, restored: &Restored, output: Output) -> io::Result<()> 
         }
         Output::Table => {
             writeln!(out, "{} is the state of {}", report.data, report.backup_created_at)?;
-            for Tenant { tenant, records, lost, new_log_id } in &report.tenants {
+            for Line { tenant, records, lost, new_log_id } in &report.tenants {
                 write!(out, "{tenant}: {records} records")?;
                 if let Some(id) = new_log_id {
                     write!(out, ", {lost} are gone; the log goes on as {id}")?;

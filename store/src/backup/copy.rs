@@ -102,12 +102,15 @@ pub(super) fn sources(log: &CommittedLog) -> Result<Vec<Source>, BackupError> {
     Ok(sources)
 }
 
+/// Takes a piece of a file, and where it lies.
+pub(crate) type Take<'a, E> = dyn FnMut(&[u8], u64) -> Result<(), E> + 'a;
+
 /// Hands on the first `bytes` of a file, in pieces; stops where `take` says so.
 pub(crate) fn pieces<E>(
     file: &dyn DiskFile,
     bytes: u64,
     failed: &dyn Fn(io::Error) -> E,
-    take: &mut dyn FnMut(&[u8], u64) -> Result<(), E>,
+    take: &mut Take<'_, E>,
 ) -> Result<(), E> {
     let mut piece = vec![0; COPY_BYTES];
     let mut at = 0;

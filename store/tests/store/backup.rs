@@ -191,7 +191,7 @@ pub(crate) async fn compress(folder: &Path) -> (Store, Tenant) {
     });
     let store = store.unwrap();
     let tenant = store.tenant(&TenantName::new("dev").unwrap()).unwrap();
-    while generations(folder).iter().filter(|g| **g == 0).count() > 1 {
+    while generations(folder).split_last().is_some_and(|(_, closed)| closed.contains(&0)) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     (store, tenant)
@@ -279,6 +279,33 @@ async fn a_file_under_the_name_of_another_is_found() {
     let (other, _) = segments.pop_first().unwrap();
     std::fs::copy(&one, &other).unwrap();
     assert!(check_backup(backup.path(), &mut |_| {}).is_err());
+}
+
+/// What a backup of a damaged log would be, had nobody looked: everything fits the manifest.
+#[tokio::test]
+async fn a_log_that_does_not_hold_is_not_served_though_it_is_what_was_backed_up() {
+    let backup = small().await;
+    let manifest = backup.path().join("manifest.json");
+    let (path, mut bytes) = files(&backup.path().join("log")).pop_first().unwrap();
+    let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+    let before = hash(&bytes);
+    bytes[20_000] ^= 4;
+    let after = hash(&bytes);
+    let renamed = path.to_str().unwrap().replace(&before, &after);
+    std::fs::rename(&path, &renamed).unwrap();
+    std::fs::write(&renamed, bytes).unwrap();
+    let text = std::fs::read_to_string(&manifest).unwrap().replace(&before, &after);
+    let (said, _) = text.split_once(",\"blake3\":\"").expect("the seal comes last");
+    let said = said.strip_prefix("{\"manifest\":").unwrap();
+    let seal = hash(said.as_bytes());
+    let text = format!("{{\"manifest\":{said},\"blake3\":\"{seal}\"}}\n");
+    std::fs::write(&manifest, text).unwrap();
+    check_backup(backup.path(), &mut |_| {}).unwrap();
+    let target = tempfile::tempdir().unwrap();
+    let error = try_restore(to(backup.path(), target.path().join("data"))).unwrap_err();
+    let RestoreError::Log(damage) = &error else { panic!("{error:?}") };
+    assert_eq!(damage.file, "log/0000000000000001.segment");
+    assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0, "nothing is left");
 }
 
 #[tokio::test]
