@@ -245,6 +245,17 @@ call 401 DELETE "$link"
 json 400 POST /v1/links '{"path":"/v1/nowhere"}'
 json 422 POST /v1/links '{"path":"/v1/events","ttl_s":3601}'
 
+echo 'a backup, to a folder of the machine that the server runs on'
+json 202 POST /v1/backups '{"folder":"'"$work"'/backup"}'
+has_header 'location: /v1/backups/'
+backup=$(text id)
+while call 200 GET "/v1/backups/$backup" && has '"problem":null' && [[ $(text status) == running ]]; do sleep 0.1; done
+has '"status":"done"'
+call 200 GET /v1/backups
+has "\"id\":\"$backup\""
+call 204 DELETE "/v1/backups/$backup"
+json 400 POST /v1/backups '{"folder":"not/absolute"}'
+
 echo 'health, metrics, the document'
 call 200 GET /health/live
 call 200 GET /health/ready

@@ -16,6 +16,7 @@ use kimberlite_store::{
 use tokio::sync::watch;
 
 use crate::{
+    backups::Backups,
     body::BodyBudget,
     config::Config,
     docs,
@@ -39,6 +40,7 @@ pub struct App {
     pub(crate) bodies: BodyBudget,
     /// Of pages that wait for their callers to take them.
     pub(crate) answers: BodyBudget,
+    pub(crate) backups: Arc<Backups>,
     /// Turns true once, when the server stops.
     pub(crate) draining: watch::Sender<bool>,
     /// The OpenAPI document.
@@ -65,8 +67,10 @@ impl App {
             folder: config.data.clone(),
             bodies: bodies.clone(),
         };
+        let backups = Arc::new(Backups::default());
         Arc::new(Self {
-            metrics: Metrics::new(figures),
+            metrics: Metrics::new(figures, Arc::clone(&backups)),
+            backups,
             store,
             tenant,
             tenant_name,
@@ -81,9 +85,10 @@ impl App {
         })
     }
 
-    /// Tells followers and readiness that the server stops.
+    /// Tells followers and readiness that the server stops; backups break off.
     pub fn drain(&self) {
         self.draining.send_replace(true);
+        self.backups.cancel_all();
     }
 }
 

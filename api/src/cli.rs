@@ -1,12 +1,13 @@
 //! The command line: one binary that runs the server and speaks to a running one over its public HTTP API.
 //!
-//! A command parses its arguments, calls the API and prints; only `verify` reads a data folder. Exit codes: 0,
+//! A command parses its arguments, calls the API and prints; only `verify` and `restore` work on folders. Exit codes: 0,
 //! 1 when the server or the world refuses, 2 for a command that makes no sense as it was typed. `verify` exits with 1
 //! for damage alone, with 2 when it could not be run.
 //!
 //! Absent on purpose: TLS (`https` URLs are refused, not downgraded) and proxies from the environment.
 
 mod append;
+mod backup;
 mod bench;
 mod client;
 mod connection;
@@ -14,7 +15,9 @@ mod dev;
 mod events;
 mod import;
 mod problem;
+mod progress;
 mod read;
+mod restore;
 mod sse;
 mod tail;
 mod target;
@@ -87,7 +90,11 @@ enum Command {
     Import(Calling<import::ImportArgs>),
     /// Drive a running server with synthetic work and print how fast it answers.
     Bench(Calling<bench::BenchArgs>),
-    /// Check a data folder, or what a server shows, and name exactly what is damaged.
+    /// Have the server copy its log to a folder while it goes on; what the folder has already is kept.
+    Backup(Calling<backup::BackupArgs>),
+    /// Make a data folder from a backup, up to its end or to a position, and verify it before it gets its name.
+    Restore(restore::RestoreArgs),
+    /// Check a data folder, a backup, or what a server shows, and name exactly what is damaged.
     Verify(Calling<verify::VerifyArgs>),
     /// Show what can be configured.
     Config(ConfigArgs),
@@ -118,6 +125,10 @@ enum CliError {
     Import(#[from] import::ImportError),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
+    #[error(transparent)]
+    Backup(#[from] backup::BackupError),
+    #[error(transparent)]
+    Restore(#[from] restore::RestoreError),
     #[error(transparent)]
     Verify(#[from] verify::VerifyError),
     #[error("the table could not be printed: {0}")]
@@ -173,6 +184,8 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Tail(Calling { args, global }) => tail::run(&args, &global)?,
         Command::Import(Calling { args, global }) => import::run(&args, &global)?,
         Command::Bench(Calling { args, global }) => bench::run(&args, &global)?,
+        Command::Backup(Calling { args, global }) => backup::run(&args, &global)?,
+        Command::Restore(args) => restore::run(args)?,
         Command::Verify(Calling { args, global }) => {
             if !verify::run(&args, &global)? {
                 return Ok(ExitCode::FAILURE);
@@ -190,8 +203,11 @@ impl CliError {
             Self::Append(error) => error.is_usage(),
             Self::Import(error) => error.is_usage(),
             Self::Bench(error) => error.is_usage(),
+            Self::Backup(error) => error.is_usage(),
             Self::Environment(_) | Self::Verify(_) => true,
-            Self::Dev(_) | Self::Read(_) | Self::Tail(_) | Self::Explain(_) => false,
+            Self::Dev(_) | Self::Read(_) | Self::Tail(_) | Self::Restore(_) | Self::Explain(_) => {
+                false
+            }
         }
     }
 }

@@ -10,6 +10,7 @@
 
 mod accept;
 pub mod app;
+mod backups;
 mod body;
 pub mod cli;
 pub mod config;

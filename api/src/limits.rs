@@ -34,5 +34,11 @@ pub const LINK_TTL_S_MAX: u64 = 3600;
 pub const LINK_TTL_S: u64 = 300;
 /// Bytes of a path that a link may be made for.
 pub const LINK_PATH_BYTES_MAX: usize = 4096;
+/// Bytes of the path of a backup's folder.
+pub const BACKUP_PATH_BYTES_MAX: usize = 4096;
+/// Backups that run at one time.
+pub const BACKUPS_RUNNING_MAX: usize = 4;
+/// Backups whose outcome is remembered.
+pub const BACKUPS_KEPT: usize = 100;
 /// HTTP/2 requests in flight on one connection.
 pub const H2_STREAMS_MAX: u32 = 256;

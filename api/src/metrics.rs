@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -33,7 +33,7 @@ use prometheus_client::{
 
 use rustix::fs::statvfs;
 
-use crate::{app::App, body::BodyBudget, problem::Problem, query};
+use crate::{app::App, backups::Backups, body::BodyBudget, problem::Problem, query};
 
 /// Seconds, from well below a sync to far beyond patience.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -104,7 +104,7 @@ impl Drop for Follower {
 }
 
 impl Metrics {
-    pub(crate) fn new(figures: StoreFigures) -> Self {
+    pub(crate) fn new(figures: StoreFigures, backups: Arc<Backups>) -> Self {
         let mut all = Registry::default();
         all.register_collector(Box::new(ProcessFigures::new()));
         let registry = all.sub_registry_with_prefix("kimberlite");
@@ -129,6 +129,7 @@ impl Metrics {
         registry.register("events_appended", "Events appended over HTTP", events.clone());
         registry.register("followers", "Open SSE connections", followers.clone());
         registry.register_collector(Box::new(figures));
+        registry.register_collector(Box::new(BackupFigures(backups)));
         Self { registry: all, requests, latency, append, events, followers }
     }
 
@@ -296,6 +297,40 @@ fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[derive(Debug)]
+struct BackupFigures(Arc<Backups>);
+
+impl Collector for BackupFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let figures = self.0.figures();
+        let failures = ConstCounter::new(float(figures.failures.load(Ordering::Relaxed)));
+        let kind = failures.metric_type();
+        failures.encode(encoder.encode_descriptor(
+            "backups_failed",
+            "Backups that failed",
+            None,
+            kind,
+        )?)?;
+        let mut gauge = |name, help, unit: &Unit, value: &AtomicU64| {
+            let value = i64::try_from(value.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+            let metric = ConstGauge::new(value);
+            metric.encode(encoder.encode_descriptor(
+                name,
+                help,
+                Some(unit),
+                metric.metric_type(),
+            )?)
+        };
+        gauge(
+            "backup_last_success_timestamp",
+            "When the last backup that was done began, in Unix time; 0 before the first",
+            &Unit::Seconds,
+            &figures.last_time_s,
+        )?;
+        gauge("backup_last", "Bytes that it holds", &Unit::Bytes, &figures.last_bytes)
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for a graph")]

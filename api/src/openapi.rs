@@ -24,7 +24,7 @@ const ABOUT: &str = "An event store over HTTP and JSON: append events, read and 
         (name = "read", description = "Read and follow events"),
         (name = "streams", description = "Streams"),
         (name = "records", description = "Records, and what proves them"),
-        (name = "operations", description = "Links, health, metrics"),
+        (name = "operations", description = "Backups, links, health, metrics"),
     ),
     components(schemas(v1::follow::StateBody)),
 )]
@@ -48,6 +48,8 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(v1::records::read_record))
         .routes(routes!(v1::records::read_record_leaf))
         .routes(routes!(v1::records::read_record_opening))
+        .routes(routes!(v1::backups::create_backup, v1::backups::list_backups))
+        .routes(routes!(v1::backups::describe_backup, v1::backups::cancel_backup))
         .routes(routes!(v1::links::create_link))
         .routes(routes!(v1::health::health_live))
         .routes(routes!(v1::health::health_ready))

@@ -186,6 +186,19 @@ pub const METRICS: &[Metric] = &[
         "Size of that file system; absent where it cannot be asked.",
     ),
     metric(
+        "kimberlite_backups_failed_total",
+        Kind::Counter,
+        "backups",
+        "Backups that failed since the start.",
+    ),
+    metric(
+        "kimberlite_backup_last_success_timestamp_seconds",
+        Kind::Gauge,
+        "seconds since 1970",
+        "When the last backup that was done since the start began; 0 before the first.",
+    ),
+    metric("kimberlite_backup_last_bytes", Kind::Gauge, "bytes", "Bytes that this backup holds."),
+    metric(
         "process_resident_memory_bytes",
         Kind::Gauge,
         "bytes",
@@ -260,6 +273,14 @@ pub const ALERTS: &[Alert] = &[
         action: "SyncSlow says whether it is the disk. If not, the processors are busy: look at other processes and at compression.",
     },
     Alert {
+        name: "BackupOld",
+        when: "increase(kimberlite_backups_failed_total[1d]) > 0 or (time() - kimberlite_backup_last_success_timestamp_seconds > \
+               93600 and time() - process_start_time_seconds > 93600)",
+        lasts: "0m",
+        why: "For backups once a day, with two hours to spare. What a backup does not hold is gone with the disk.",
+        action: "`GET /v1/backups` and the server's log say what failed; `kimberlite backup` takes one now.",
+    },
+    Alert {
         name: "ServerErrors",
         when: "sum(rate(kimberlite_http_requests_total{status=\"500\"}[5m])) > 0",
         lasts: "0m",
@@ -284,9 +305,9 @@ pub const ALERTS: &[Alert] = &[
         name: "MemoryGrows",
         when: "process_resident_memory_bytes > 1e9",
         lasts: "10m",
-        why: "Queues and caches have limits, so memory does not grow with the log. More than a gigabyte comes from answers that are not read.",
-        action: "A page that a caller asks for and does not read stays in memory, up to 4 MiB each, until the connection ends: find \
-                 that caller, or lower `http.connections_max`. Report it if there is none.",
+        why: "Queues and caches have limits, so memory does not grow with the log. More than a gigabyte is a defect, or thousands of callers who take their answers slowly.",
+        action: "A caller who takes nothing is cut off after `http.send_timeout_ms`; lower it, or `http.connections_max`. Report it if \
+                 there is no such caller.",
     },
 ];
 

@@ -139,6 +139,9 @@ problems! {
     RecordUnknown = "record_unknown", 404, never, None, "There is no such record",
         "The position lies beyond the log, or, under /v1/events, holds a record that is not an \
          event.";
+    BackupUnknown = "backup_unknown", 404, never, None, "There is no such backup",
+        "The process that began it has ended, or a hundred others came after it. What a folder \
+         holds stands in its `manifest.json`.";
     MethodNotAllowed = "method_not_allowed", 405, never, None, "The path does not take this method",
         "The Allow header lists the methods that it takes.";
     NotAcceptable = "not_acceptable", 406, never, None,
@@ -156,6 +159,14 @@ problems! {
         "This log cannot have issued the cursor, or the position in a condition's `after`: it is \
          of another log, or of this one before it was restored from an older state. What was read \
          with it may not be here. Start again from a position that you trust.";
+    BackupRunning = "backup_running", 409, again, None, "A backup to this folder is under way",
+        "One backup at a time goes to a folder. GET /v1/backups shows how far it has come, DELETE \
+         on it cancels it.";
+    BackupFolderTaken = "backup_folder_taken", 409, never, None,
+        "The folder cannot take this backup",
+        "It holds something else, lies in a data folder, has backups of another cluster or of a \
+         state that this log does not go on from (as after a restore), or its manifest is damaged. \
+         Nothing in it was changed. Choose a new folder.";
     StreamDeleted = "stream_deleted", 410, never, None, "The stream is deleted",
         "Its events stay in /v1/events. Appending with ?recreate=true brings it back; its \
          versions go on.";
@@ -188,6 +199,9 @@ problems! {
         "The idempotency key was used with another request",
         "A key stands for one request: its path, its query, its conditions and its body. Take a \
          new key for a new request.";
+    BackupFailed = "backup_failed", 422, never, None, "The backup could not be written",
+        "Making, writing or reading a file in the folder failed; the detail says which and why. A \
+         backup that was there before is still whole.";
     Internal = "internal", 500, again, Unknown, "The server failed",
         "The server's log has the cause under the `trace_id`. An append with an Idempotency-Key \
          or with event ids can be sent again without harm.";
@@ -304,6 +318,11 @@ impl Problem {
             }
         }
         self
+    }
+
+    /// What to do about it, as the answer says it.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
     }
 
     /// Its code.

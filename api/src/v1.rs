@@ -1,6 +1,7 @@
 //! Version 1 of the API: a file per resource.
 
 pub(crate) mod append;
+pub(crate) mod backups;
 pub(crate) mod bulk;
 pub(crate) mod cloudevents;
 pub(crate) mod conditions;

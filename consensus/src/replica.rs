@@ -139,6 +139,11 @@ impl Replica {
         self.committed.as_ref().map_or(Op(0), |h| h.op)
     }
 
+    /// Header of the last committed op; `None` before the first.
+    pub fn tip(&self) -> Option<&Header> {
+        self.committed.as_ref()
+    }
+
     /// The last prepared op.
     pub fn op(&self) -> Op {
         self.in_flight.back().map_or(self.commit(), |(h, ..)| h.op)

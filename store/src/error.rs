@@ -69,6 +69,12 @@ pub enum OpenError {
         /// The folder.
         folder: PathBuf,
     },
+    /// It is being restored, or a restore of it did not come to its end.
+    #[error("{} was not restored to its end: delete it and restore again", folder.display())]
+    Restoring {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The file system failed.
     #[error("{action} {} failed", path.display())]
     Io {

@@ -55,6 +55,19 @@ pub(crate) struct TenantBody {
     pub(crate) log_id: String,
 }
 
+/// The JSON of a fork: from its record on, the log is another one than that whose records it goes on from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ForkBody {
+    /// In hex.
+    pub(crate) new_log_id: String,
+    /// Of the log before; empty where it had none.
+    pub(crate) origin: String,
+    /// How many records lie before it.
+    pub(crate) size: u64,
+    /// The root (RFC 6962) over them, in hex.
+    pub(crate) root: String,
+}
+
 /// A tenant's log as far as it is committed.
 #[derive(Debug)]
 pub(crate) struct TenantIndex {
@@ -195,6 +208,12 @@ impl TenantIndex {
                 PayloadKind::Body if leaf.kind == RecordKind::TenantCreated => {
                     self.tenants.push(parse(json)?);
                 }
+                PayloadKind::Body if leaf.kind == RecordKind::LogForked => {
+                    let before = self.open.as_ref().map_or(0, |part| part.first);
+                    if parse::<ForkBody>(json)?.size != before + rows.entries.len() as u64 {
+                        return Err("a fork of another size than the log".into());
+                    }
+                }
                 PayloadKind::Data
                 | PayloadKind::Metadata
                 | PayloadKind::Body
@@ -256,7 +275,7 @@ impl TenantIndex {
                 state.head.visible_from = state.head.version + 1;
                 self.generation += 1;
             }
-            RecordKind::TenantCreated => {}
+            RecordKind::LogForked | RecordKind::TenantCreated => {}
         }
         Ok(Some(id))
     }

@@ -17,7 +17,8 @@ mod window;
 
 pub(crate) use command::{
     IdState, IdempotencyHit, NameUse, Prepared, PreparedAppend, PreparedCommand, PreparedCondition,
-    PreparedDelete, PreparedEvent, PreparedIdempotency, PreparedTenant, Seen, StreamUse,
+    PreparedDelete, PreparedEvent, PreparedFork, PreparedIdempotency, PreparedTenant, Seen,
+    StreamUse,
 };
 pub(crate) use window::{Recent, TenantWindow};
 
@@ -179,22 +180,51 @@ pub(crate) fn decide_tenant<'a>(
 ) -> Result<Effect<'a>, Refusal> {
     fresh(window, seen_at)?;
     // Creations are rare: each waits for what is in flight, so that two of one name cannot pass.
-    if window.next() > seen_at {
-        return Err(Refusal::Stale { until: window.next() });
-    }
-    Ok(Effect {
-        kind: RecordKind::TenantCreated,
-        id: command.id,
+    settled(window, seen_at)?;
+    let actor = actor_effect(window, &command.actor)?;
+    Ok(plain_effect(RecordKind::TenantCreated, command.id, actor, &command.payloads))
+}
+
+/// Decides a fork: it speaks of all records that were there when it was prepared, and of no others.
+pub(crate) fn decide_fork<'a>(
+    window: &TenantWindow,
+    seen_at: u64,
+    command: &'a PreparedFork,
+) -> Result<Effect<'a>, Refusal> {
+    fresh(window, seen_at)?;
+    settled(window, seen_at)?;
+    let actor = actor_effect(window, &command.actor)?;
+    Ok(plain_effect(RecordKind::LogForked, command.id, actor, &command.payloads))
+}
+
+/// A record outside of all streams.
+fn plain_effect<'a>(
+    kind: RecordKind,
+    id: [u8; 16],
+    actor: NameEffect<'a, Actor>,
+    payloads: &'a Payloads,
+) -> Effect<'a> {
+    Effect {
+        kind,
+        id,
         version: 0,
         stream: None,
         event_type: None,
-        actor: actor_effect(window, &command.actor)?,
-        payloads: &command.payloads,
+        actor,
+        payloads,
         idempotency: None,
         head: None,
         client_id: false,
         tags: &[],
-    })
+    }
+}
+
+/// Nothing is in flight behind what was seen.
+fn settled(window: &TenantWindow, seen_at: u64) -> Result<(), Refusal> {
+    if window.next() > seen_at {
+        return Err(Refusal::Stale { until: window.next() });
+    }
+    Ok(())
 }
 
 /// A footprint older than the window cannot be judged.

@@ -14,9 +14,11 @@
 )]
 
 pub mod append;
+pub mod backup;
 pub mod error;
 pub mod limits;
 pub mod read;
+pub mod restore;
 pub mod verify;
 pub mod words;
 
@@ -45,5 +47,6 @@ mod resolve;
 mod scrub;
 mod store;
 mod tenant;
+mod tree;
 
 pub use store::{Options, Store, StoreStats, Tenant};

@@ -69,12 +69,12 @@ impl Segment {
 }
 
 /// The path of the segment that begins with this op, relative to the data folder.
-fn segment_name(first_op: u64) -> String {
+pub(crate) fn segment_name(first_op: u64) -> String {
     format!("{FOLDER}/{first_op:016x}{SEGMENT_SUFFIX}")
 }
 
 /// The first op of the segment at this path, by its name.
-fn segment_op(path: &str) -> Option<u64> {
+pub(crate) fn segment_op(path: &str) -> Option<u64> {
     let name = path.strip_prefix(FOLDER)?.strip_prefix('/')?.strip_suffix(SEGMENT_SUFFIX)?;
     u64::from_str_radix(name, 16).ok()
 }
@@ -139,6 +139,15 @@ impl Log {
         // Less is there only in a damaged log, and that takes no writes.
         segment.file().read_at(&mut pages, page)?;
         Ok(Self { disk, cluster, segment_bytes, segment, at, room, segments, ahead, pages })
+    }
+
+    /// The open segment, and where what was written ends in it.
+    pub(crate) fn end(&self) -> (&Segment, u64) {
+        (&self.segment, self.at)
+    }
+
+    pub(crate) fn cluster(&self) -> [u8; 16] {
+        self.cluster
     }
 
     /// Writes a frame and makes it durable.
@@ -237,6 +246,11 @@ pub(crate) fn read_end_mark(bytes: &[u8]) -> Option<u64> {
         .then(|| u64::from_le_bytes(next))
 }
 
+/// A segment's generation, as its head has it.
+pub(crate) fn generation(head: &[u8]) -> u16 {
+    head.get(12..14).map_or(0, |b| u16::from_le_bytes(b.try_into().expect("2")))
+}
+
 /// What a segment's head says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head {
@@ -273,7 +287,7 @@ fn name_segment(
     Ok(Segment::new(file, name, head.first_op))
 }
 
-fn encode_segment_head(of: Head) -> Vec<u8> {
+pub(crate) fn encode_segment_head(of: Head) -> Vec<u8> {
     let mut head = Vec::with_capacity(SEGMENT_HEAD_BYTES as usize);
     head.extend_from_slice(SEGMENT_MAGIC);
     head.extend_from_slice(&FORMAT.to_le_bytes());

@@ -14,13 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kimberlite_consensus::{Replica, Superblock};
+use kimberlite_consensus::{Header, Replica, Superblock};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use crate::{
     checkpoint::{Behind, Checkpoints},
-    disk::Disk,
+    disk::{Disk, DiskFile},
     error::ReadError,
     index::{TenantBody, derived::Derived},
     kernel::Prepared,
@@ -130,7 +130,33 @@ pub(crate) enum Reply {
 
 enum Message {
     Command(Box<Prepared>, oneshot::Sender<Reply>),
+    End(oneshot::Sender<CommittedLog>),
     Close(oneshot::Sender<()>),
+}
+
+/// The committed log at one moment.
+#[derive(Debug)]
+pub(crate) struct CommittedLog {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) cluster: [u8; 16],
+    /// Header of its last op.
+    pub(crate) tip: Option<Header>,
+    /// First op of the segment that it ends in, that file as it was written, and where the log ends in it.
+    pub(crate) open: u64,
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) at: u64,
+    /// Every tenant, and how many records its log has.
+    pub(crate) tenants: Vec<TenantTip>,
+}
+
+/// How far a tenant's log goes.
+#[derive(Clone, Debug)]
+pub(crate) struct TenantTip {
+    /// `None` for the system tenant.
+    pub(crate) name: Option<TenantName>,
+    pub(crate) reference: [u8; 16],
+    pub(crate) log_id: [u8; 16],
+    pub(crate) records: u64,
 }
 
 /// The sending end.
@@ -171,19 +197,34 @@ impl NodeHandle {
         sent.map(|()| receiver)
     }
 
-    /// Finishes what is queued and stops.
-    pub(crate) async fn close(&self) {
+    /// What is committed now; `None` once the node has stopped.
+    pub(crate) async fn committed(&self) -> Option<CommittedLog> {
         let (sender, receiver) = oneshot::channel();
-        let mut message = Message::Close(sender);
+        if !self.send(Message::End(sender)).await {
+            return None;
+        }
+        receiver.await.ok()
+    }
+
+    /// Sends a message once there is room for it; says whether there is anybody to get it.
+    async fn send(&self, mut message: Message) -> bool {
         loop {
             match self.sender.try_send(message) {
-                Ok(()) => break,
+                Ok(()) => return true,
                 Err(TrySendError::Full(back)) => {
                     message = back;
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-                Err(TrySendError::Disconnected(_)) => return,
+                Err(TrySendError::Disconnected(_)) => return false,
             }
+        }
+    }
+
+    /// Finishes what is queued and stops.
+    pub(crate) async fn close(&self) {
+        let (sender, receiver) = oneshot::channel();
+        if !self.send(Message::Close(sender)).await {
+            return;
         }
         // The thread may have gone before it saw this.
         let _gone = receiver.await.is_err();
@@ -340,6 +381,9 @@ impl Node {
         loop {
             match message {
                 Message::Command(prepared, reply) => self.take(now, *prepared, reply),
+                Message::End(reply) => {
+                    let _caller_left = reply.send(self.committed()).is_err();
+                }
                 Message::Close(closed) => return Some(closed),
             }
             if self.machine.full() {
@@ -349,6 +393,26 @@ impl Node {
                 Ok(message) => message,
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return None,
             };
+        }
+    }
+
+    /// Between two ops everything that was written is committed.
+    fn committed(&self) -> CommittedLog {
+        let (segment, at) = self.files.log.end();
+        let tenants = self.tenants.all().into_iter().map(|tenant| TenantTip {
+            name: tenant.name.clone(),
+            reference: tenant.reference,
+            log_id: tenant.log_id,
+            records: tenant.index.read().count,
+        });
+        CommittedLog {
+            disk: Arc::clone(&self.files.disk),
+            cluster: self.files.log.cluster(),
+            tip: self.machine.tip().cloned(),
+            open: segment.first_op,
+            file: segment.file(),
+            at,
+            tenants: tenants.collect(),
         }
     }
 

@@ -25,6 +25,7 @@ const ENTRY_HEAD_BYTES: usize = 5;
 pub(crate) enum RecordKind {
     Event = 1,
     StreamDeleted = 2,
+    LogForked = 3,
     TenantCreated = 4,
 }
 
@@ -33,6 +34,7 @@ impl RecordKind {
         Some(match byte {
             1 => Self::Event,
             2 => Self::StreamDeleted,
+            3 => Self::LogForked,
             4 => Self::TenantCreated,
             _ => return None,
         })
@@ -42,6 +44,7 @@ impl RecordKind {
         match self {
             Self::Event => "event",
             Self::StreamDeleted => "stream_deleted",
+            Self::LogForked => "log_forked",
             Self::TenantCreated => "tenant_created",
         }
     }

@@ -254,14 +254,25 @@ fn prepare_key(
     let json = serde_json::to_vec(&body).expect("plain fields serialise");
     payloads.push_clear(PayloadKind::Idempotency, &json);
     let hit = match view.find_idempotency(&digest)? {
-        Some((position, entry)) => Some(IdempotencyHit {
-            request: entry.request,
-            time: entry.time,
-            receipts: receipts(tenant, view, position, u64::from(entry.records))?,
-        }),
-        None => None,
+        Some((position, entry))
+            if is_whole(view, position, u64::from(entry.records), entry.time)? =>
+        {
+            Some(IdempotencyHit {
+                request: entry.request,
+                time: entry.time,
+                receipts: receipts(tenant, view, position, u64::from(entry.records))?,
+            })
+        }
+        _ => None,
     };
     Ok(PreparedIdempotency { digest, request: key.request_digest, payloads, hit })
+}
+
+/// Whether the log has all records of the command that used a key: a restore to a position inside cuts it. Records of
+/// one command are in one op, so they have one time, and no other op has it.
+fn is_whole(view: &View, first: u64, records: u64, time: i64) -> Result<bool, ReadError> {
+    let last = (first + records).saturating_sub(1);
+    Ok(last < view.count && view.entry(last)?.is_some_and(|(_, e)| e.time == time))
 }
 
 /// The receipts of a command that wrote `records` records from `first` on: a run of each stream.

@@ -172,11 +172,11 @@ impl Round {
             self.found(&Damage { file: path.to_owned(), offset, what }, &self.tenants.all());
         }
         let mut chains: HashMap<[u8; 16], Hash> = HashMap::new();
-        let frames = ClosedFrames::open(Arc::clone(&self.disk), self.cluster, path);
+        let frames = ClosedFrames::open(&*self.disk, self.cluster, path);
         let mut frames = frames.map_err(io)?;
         while let Some(frame) = frames.next().map_err(io)? {
             match frame {
-                Frame::Op { offset, length, sections } => {
+                Frame::Op { offset, length, sections, .. } => {
                     for (section, runs) in sections {
                         self.section(path, offset, &section, runs, &chains);
                         chains.insert(section.tenant, section.chain_head);

@@ -31,6 +31,7 @@ use crate::{
     reader::{Reader, cursor_at},
     record::{PayloadKind, Payloads},
     resolve,
+    restore::RESTORING,
     scrub::{Pace, Scrubber},
     tenant::TenantShared,
     words::{Actor, Hex, Position, StreamName, TenantName},
@@ -57,19 +58,19 @@ pub struct Options {
 /// An open store. Clones share it; the folder is free again when they and all [`Tenant`]s are dropped.
 #[derive(Clone, Debug)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     scrubber: Option<Scrubber>,
     packer: Option<Packer>,
-    tenants: Arc<Tenants>,
+    pub(crate) tenants: Arc<Tenants>,
     fragments: Mutex<FragmentCache>,
-    node: NodeHandle,
+    pub(crate) node: NodeHandle,
     checkpoints: Arc<CheckpointCounters>,
     /// The end of the whole log is damaged: nothing may be written.
-    damage: Option<Damage>,
+    pub(crate) damage: Option<Damage>,
 }
 
 /// A tenant of a store. Clones share it.
@@ -89,6 +90,9 @@ impl Store {
             let path = folder.clone();
             OpenError::Io { action: "making", path, source }
         })?;
+        if folder.join(RESTORING).exists() {
+            return Err(OpenError::Restoring { folder });
+        }
         let lock = lock(&folder)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&folder));
         let due = Due {
@@ -352,7 +356,7 @@ impl Store {
         }
     }
 
-    fn damage_of(&self, tenant: &TenantShared) -> Option<Damage> {
+    pub(crate) fn damage_of(&self, tenant: &TenantShared) -> Option<Damage> {
         self.shared.damage.clone().or_else(|| tenant.index.read().damage.clone())
     }
 

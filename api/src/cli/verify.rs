@@ -3,30 +3,28 @@
 mod http;
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
-    path::PathBuf,
-    time::{Duration, Instant},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    time::Instant,
 };
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use kimberlite_store::verify::{
-    Finding, FindingKind, Progress, VerifyError as FolderError, Watcher,
+use kimberlite_store::{
+    restore::{RestoreError, Step, check_backup, is_backup},
+    verify::{Finding, FindingKind, Progress, VerifyError as FolderError, Watcher},
 };
 use serde::Serialize;
 
-use super::{Global, Output, client::ClientError, target::Target};
+use super::{Global, Output, client::ClientError, progress::Bar, target::Target};
 
-/// How often a line of progress is printed where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(5);
 /// Findings that are kept for the report; all are counted.
 const FINDINGS_MAX: usize = 10_000;
 
-/// Check a data folder that no process has open, or over HTTP what a server shows; changes nothing. Exits with 0
+/// Check a data folder that no process has open, a backup, or over HTTP what a server shows; changes nothing. Exits with 0
 /// when all is whole, 1 when something is damaged, 2 when it could not be checked.
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
-    /// A data folder, or the `http://` URL of a server; left out, the server at `--url`.
+    /// A data folder, a backup's folder, or the `http://` URL of a server; left out, the server at `--url`.
     #[arg(value_name = "FOLDER|URL")]
     what: Option<String>,
 }
@@ -37,6 +35,9 @@ pub(super) enum VerifyError {
     /// The folder cannot be read, or is in use.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// The backup cannot be read.
+    #[error(transparent)]
+    Backup(#[from] RestoreError),
     /// The server does not answer.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -100,17 +101,15 @@ pub(super) fn run(args: &VerifyArgs, global: &Global) -> Result<bool, VerifyErro
         (http::verify(target, global, &mut told)?, None)
     } else {
         let folder = PathBuf::from(args.what.as_deref().unwrap_or_default());
-        let summary = kimberlite_store::verify::verify(&folder, &mut told)?;
-        let figures = FolderFigures {
-            segments: summary.segments,
-            ops: summary.ops,
-            tenants: summary.tenants,
-            index_parts: summary.parts,
+        let (records, figures) = if is_backup(&folder) {
+            backup(&folder, &mut told)?
+        } else {
+            data(&folder, &mut told)?
         };
-        (summary.records, Some(figures))
+        (records, Some(figures))
     };
     let whole = told.damage == 0;
-    told.bar.finish_and_clear();
+    told.bar.clear();
     let report = Report {
         whole,
         records,
@@ -124,11 +123,49 @@ pub(super) fn run(args: &VerifyArgs, global: &Global) -> Result<bool, VerifyErro
     Ok(whole)
 }
 
+/// Checks a data folder.
+fn data(folder: &Path, told: &mut Told) -> Result<(u64, FolderFigures), VerifyError> {
+    let summary = kimberlite_store::verify::verify(folder, told)?;
+    let figures = FolderFigures {
+        segments: summary.segments,
+        ops: summary.ops,
+        tenants: summary.tenants,
+        index_parts: summary.parts,
+    };
+    Ok((summary.records, figures))
+}
+
+/// Compares a backup with its manifest, up to the first file that is not what was written.
+fn backup(folder: &Path, told: &mut Told) -> Result<(u64, FolderFigures), VerifyError> {
+    let mut step = |step: Step<'_>| {
+        if let Step::Files(done, all) = step {
+            told.bar.went_on(done, all, "files");
+        }
+    };
+    match check_backup(folder, &mut step) {
+        Ok(found) => {
+            let (segments, ops, tenants) = (found.files, found.op, found.tenants);
+            Ok((found.records, FolderFigures { segments, ops, tenants, index_parts: 0 }))
+        }
+        Err(RestoreError::Damaged { file, offset, what }) => {
+            told.add(Found {
+                kind: "damage",
+                place: file.display().to_string(),
+                offset,
+                what: what.to_owned(),
+                tenants: Vec::new(),
+                derived: false,
+            });
+            Ok((0, FolderFigures { segments: 0, ops: 0, tenants: 0, index_parts: 0 }))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Shows progress, and findings as they come.
 struct Told {
     output: Output,
-    bar: ProgressBar,
-    last_line: Instant,
+    bar: Bar,
     damage: u64,
     notes: u64,
     findings: Vec<Found>,
@@ -136,26 +173,7 @@ struct Told {
 
 impl Told {
     fn new(output: Output) -> Self {
-        let bar = if io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{bar:40} {percent}% {msg} {eta}");
-            ProgressBar::new(0).with_style(style.expect("the template is well-formed"))
-        } else {
-            ProgressBar::hidden()
-        };
-        let (last_line, findings) = (Instant::now(), Vec::new());
-        Self { output, bar, last_line, damage: 0, notes: 0, findings }
-    }
-
-    fn went_on(&mut self, done: u64, all: u64, what: &str) {
-        self.bar.set_length(all);
-        self.bar.set_position(done);
-        if self.bar.message() != what {
-            self.bar.set_message(what.to_owned());
-        }
-        if self.bar.is_hidden() && self.last_line.elapsed() >= LINE_EVERY {
-            self.last_line = Instant::now();
-            eprintln!("{}% {what}", (done * 100).checked_div(all).unwrap_or(100));
-        }
+        Self { output, bar: Bar::new(), damage: 0, notes: 0, findings: Vec::new() }
     }
 
     fn add(&mut self, found: Found) {
@@ -175,7 +193,7 @@ impl Told {
 
 impl Watcher for Told {
     fn progress(&mut self, progress: &Progress) {
-        self.went_on(progress.bytes, progress.bytes_total, &progress.file);
+        self.bar.went_on(progress.bytes, progress.bytes_total, &progress.file);
     }
 
     fn found(&mut self, finding: &Finding) {

@@ -2,6 +2,7 @@
 
 use kimberlite_store::{
     append::{AppendError, FailedCondition, Place, Rejection},
+    backup::BackupError,
     error::{Damage, ReadError},
 };
 
@@ -61,6 +62,32 @@ impl From<AppendError> for Problem {
             }
             AppendError::Damaged(damage) => damage.into(),
             AppendError::Read(error) => error.into(),
+        }
+    }
+}
+
+impl From<BackupError> for Problem {
+    fn from(error: BackupError) -> Self {
+        let mut detail = error.to_string();
+        match error {
+            BackupError::Relative { .. } => {
+                Self::at(Code::InvalidBody, "/folder", "is no absolute path without `..`")
+            }
+            BackupError::DataFolder { .. }
+            | BackupError::Taken { .. }
+            | BackupError::OtherHistory { .. }
+            | BackupError::Manifest { .. } => Self::new(Code::BackupFolderTaken, detail),
+            BackupError::Busy { .. } => Self::new(Code::BackupRunning, detail),
+            BackupError::Damaged(damage) => damage.into(),
+            BackupError::Closed => Self::new(Code::Draining, "Begin it again in a moment."),
+            BackupError::Io { source, .. } => {
+                detail.push_str(": ");
+                detail.push_str(&source.to_string());
+                Self::new(Code::BackupFailed, detail)
+            }
+            BackupError::ReadBack { .. } | BackupError::Cancelled => {
+                Self::new(Code::BackupFailed, detail)
+            }
         }
     }
 }

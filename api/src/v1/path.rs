@@ -5,6 +5,7 @@ use axum::{
     http::request::Parts,
 };
 use kimberlite_store::words::{Position, StreamName};
+use uuid::Uuid;
 
 use crate::{
     problem::{Code, Problem},
@@ -16,6 +17,9 @@ pub(crate) struct StreamPath(pub(crate) StreamName);
 
 /// `{position}`.
 pub(crate) struct PositionPath(pub(crate) Position);
+
+/// `{id}`; `None` where nothing can have it.
+pub(crate) struct IdPath(pub(crate) Option<Uuid>);
 
 async fn text<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, Problem> {
     let path = Path::<String>::from_request_parts(parts, state).await;
@@ -31,6 +35,14 @@ impl<S: Send + Sync> FromRequestParts<S> for StreamPath {
         let name = StreamName::new(&text);
         name.map(Self)
             .map_err(|e| Problem::new(Code::InvalidName, format!("The stream's name {e}.")))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IdPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Ok(Self(Uuid::try_parse(&text(parts, state).await?).ok()))
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod append;
+mod backup;
 mod bench;
 mod fake;
 mod import;
@@ -56,7 +57,7 @@ fn every_setting_is_explained() {
 
 #[test]
 fn options_stand_only_where_they_have_an_effect() {
-    for name in ["append", "read", "tail", "import", "bench", "dev", "config"] {
+    for name in ["append", "read", "tail", "import", "bench", "backup", "dev", "config"] {
         let help = command().args([name, "--help"]).output().unwrap();
         let calls = !["dev", "config"].contains(&name);
         for option in ["--url", "--key", "--output"] {

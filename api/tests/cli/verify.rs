@@ -15,15 +15,15 @@ use super::{
 };
 
 /// A server of the real kind; killed, not stopped.
-struct Dev {
+pub(super) struct Dev {
     child: Child,
-    url: String,
+    pub(super) url: String,
     /// It may go on writing.
     _out: BufReader<ChildStdout>,
 }
 
 impl Dev {
-    fn start(folder: &Path) -> Self {
+    pub(super) fn start(folder: &Path) -> Self {
         let mut child = command()
             .args(["dev", "--listen", "127.0.0.1:0", "--data", folder.to_str().unwrap()])
             .stdout(Stdio::piped())
@@ -41,7 +41,7 @@ impl Dev {
         Self { child, url, _out: out }
     }
 
-    fn append(&self, stream: &str) {
+    pub(super) fn append(&self, stream: &str) {
         let arguments =
             ["--url", &self.url, "append", stream, "--type", "t", "--data", "{\"a\":1}"];
         stdout(&command().args(arguments).output().unwrap());
@@ -55,11 +55,11 @@ impl Drop for Dev {
     }
 }
 
-fn verify(what: &str) -> Output {
+pub(super) fn verify(what: &str) -> Output {
     command().args(["verify", what]).output().unwrap()
 }
 
-fn report(output: &Output, code: i32) -> Value {
+pub(super) fn report(output: &Output, code: i32) -> Value {
     assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod append;
+mod backups;
 mod browser;
 mod bulk;
 mod follow;

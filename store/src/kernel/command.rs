@@ -30,6 +30,7 @@ pub(crate) enum PreparedCommand {
     Lines(Vec<PreparedAppend>),
     Delete(PreparedDelete),
     CreateTenant(PreparedTenant),
+    Fork(PreparedFork),
 }
 
 #[derive(Debug)]
@@ -52,6 +53,14 @@ pub(crate) struct PreparedDelete {
 
 #[derive(Debug)]
 pub(crate) struct PreparedTenant {
+    pub(crate) actor: NameUse<Actor>,
+    pub(crate) id: [u8; 16],
+    pub(crate) payloads: Payloads,
+}
+
+/// Says that the log goes on as another one.
+#[derive(Debug)]
+pub(crate) struct PreparedFork {
     pub(crate) actor: NameUse<Actor>,
     pub(crate) id: [u8; 16],
     pub(crate) payloads: Payloads,

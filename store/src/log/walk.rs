@@ -23,8 +23,11 @@ pub(crate) fn resume(
     from: u64,
 ) -> io::Result<Option<Start>> {
     let Some(first_op) = segment_op(path) else { return Ok(None) };
-    let segment = Segment::open(disk, path, first_op)?;
-    let mut file = Chunks::new(&Arc::new(segment))?;
+    resume_in(&Arc::new(Segment::open(disk, path, first_op)?), cluster, from)
+}
+
+fn resume_in(segment: &Arc<Segment>, cluster: [u8; 16], from: u64) -> io::Result<Option<Start>> {
+    let mut file = Chunks::new(segment)?;
     let mut at = from;
     while at < file.length {
         let chunk = file.get(at, CHUNK_BYTES)?;
@@ -36,7 +39,7 @@ pub(crate) fn resume(
             let Some(header) = head.previous else { continue };
             if head.header.cluster == cluster && head.header.parent == header.identity() {
                 let frame = (candidate, candidate);
-                return Ok(Some(Start { header, segment: first_op, frame }));
+                return Ok(Some(Start { header, segment: segment.first_op, frame }));
             }
         }
         // A sentinel may lie across the border.
@@ -85,36 +88,41 @@ pub(crate) enum Frame {
         offset: u64,
         /// Bytes of the frame.
         length: u64,
+        header: Header,
         sections: Vec<(Section, Result<SectionRuns, Damage>)>,
     },
     /// A frame that does not hold; with its header, where the next one repeats it.
     Lost { damage: Damage, header: Option<Header> },
 }
 
-/// Reads a closed segment frame by frame, on behind damage where that can be.
+/// Reads a closed segment, or what is committed of the open one, frame by frame, on behind damage where that can be.
 pub(crate) struct ClosedFrames {
-    disk: Arc<dyn Disk>,
     cluster: [u8; 16],
-    path: String,
     file: Chunks,
     at: u64,
+    /// Where what is to be read ends, if no end mark says so before.
+    end: u64,
     last: Option<Header>,
     ended: bool,
 }
 
 impl ClosedFrames {
-    pub(crate) fn open(disk: Arc<dyn Disk>, cluster: [u8; 16], path: &str) -> io::Result<Self> {
+    pub(crate) fn open(disk: &dyn Disk, cluster: [u8; 16], path: &str) -> io::Result<Self> {
         let first_op = segment_op(path).unwrap_or(0);
-        let segment = Segment::open(&*disk, path, first_op)?;
-        let (path, file) = (path.to_owned(), Chunks::new(&Arc::new(segment))?);
+        let segment = Segment::open(disk, path, first_op)?;
+        Self::of(cluster, &Arc::new(segment), u64::MAX)
+    }
+
+    /// Reads an open file up to `end`, where no end mark comes before.
+    pub(crate) fn of(cluster: [u8; 16], segment: &Arc<Segment>, end: u64) -> io::Result<Self> {
         let (at, last, ended) = (SEGMENT_HEAD_BYTES, None, false);
-        Ok(Self { disk, cluster, path, file, at, last, ended })
+        Ok(Self { cluster, file: Chunks::new(segment)?, at, end, last, ended })
     }
 
     /// The next frame; `None` behind the last one.
     pub(crate) fn next(&mut self) -> io::Result<Option<Frame>> {
         let mark = self.file.get(self.at, END_MARK_BYTES as usize)?;
-        if self.ended || read_end_mark(&mark).is_some() {
+        if self.ended || self.at >= self.end || read_end_mark(&mark).is_some() {
             return Ok(None);
         }
         let offset = self.at;
@@ -128,8 +136,8 @@ impl ClosedFrames {
             Ok((head, sections)) if follows(&head) => {
                 let length = head.length as u64;
                 self.at += length;
-                self.last = Some(head.header);
-                Ok(Some(Frame::Op { offset, length, sections }))
+                self.last = Some(head.header.clone());
+                Ok(Some(Frame::Op { offset, length, header: head.header, sections }))
             }
             _ => self.lost().map(Some),
         }
@@ -138,12 +146,12 @@ impl ClosedFrames {
     fn lost(&mut self) -> io::Result<Frame> {
         let what = "an op of a closed segment";
         let damage = self.file.damage(self.at, what);
-        let found = resume(&*self.disk, self.cluster, &self.path, self.at + 1)?;
+        let found = resume_in(&self.file.segment, self.cluster, self.at + 1)?;
         let Some(Start { header, frame: (at, _), .. }) = found else {
             self.ended = true;
             return Ok(Frame::Lost { damage, header: None });
         };
-        let first = segment_op(&self.path).map(Op);
+        let first = Some(Op(self.file.segment.first_op));
         let expected = self.last.as_ref().map(|last| last.op.next()).or(first);
         self.at = at;
         self.last = Some(header.clone());

@@ -21,7 +21,7 @@ use crate::{
     append::Receipt,
     kernel::{
         Decision, Effect, Prepared, PreparedAppend, PreparedCommand, Recent, Refusal, TenantWindow,
-        decide_append, decide_delete, decide_tenant,
+        decide_append, decide_delete, decide_fork, decide_tenant,
     },
     limits::{OP_BYTES_TARGET, OP_RECORDS_MAX},
     log::frame::{BlockKind, BlockWriter, Section, encode_frame},
@@ -151,6 +151,10 @@ impl<R> Machine<R> {
             }
             PreparedCommand::CreateTenant(create) => {
                 let decided = decide_tenant(&self.windows[&tenant], seen_at, &create);
+                self.single(tenant, decided)
+            }
+            PreparedCommand::Fork(fork) => {
+                let decided = decide_fork(&self.windows[&tenant], seen_at, &fork);
                 self.single(tenant, decided)
             }
         };
@@ -376,6 +380,11 @@ impl<R> Machine<R> {
     /// The last committed op.
     pub(crate) fn commit(&self) -> Op {
         self.replica.commit()
+    }
+
+    /// Header of the last committed op.
+    pub(crate) fn tip(&self) -> Option<&Header> {
+        self.replica.tip()
     }
 
     /// Everything behind `after` never happened, the op being built included; returns whose answers are void.

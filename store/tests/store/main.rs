@@ -7,9 +7,11 @@
     reason = "`clippy.toml` speaks of the kernel"
 )]
 
+mod backup;
 mod basics;
 mod damage;
 mod derived;
 mod format;
+mod point_in_time;
 mod support;
 mod verify;

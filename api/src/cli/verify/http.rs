@@ -52,7 +52,7 @@ pub(super) fn verify(target: Target, global: &Global, told: &mut Told) -> Result
     let mut previous = None;
     for position in 0..count {
         let path = format!("/v1/records/{position}/opening");
-        told.went_on(position, count, &path);
+        told.bar.went_on(position, count, &path);
         let opening: Opening = match client.get(&path) {
             Ok(answer) => client.parse(&answer.body)?,
             // The server knows that the record is damaged: what is behind it can be checked.
@@ -68,7 +68,7 @@ pub(super) fn verify(target: Target, global: &Global, told: &mut Told) -> Result
         }
         previous = Some(opening.hash);
     }
-    told.went_on(count, count, "");
+    told.bar.went_on(count, count, "");
     Ok(count)
 }
 

@@ -1,0 +1,97 @@
+//! Says in each log that lost records that it goes on as another one: who has them must not take it for theirs.
+
+use std::sync::Arc;
+
+use super::{RestoreError, RestoredTenant};
+use crate::{
+    append::AppendError,
+    backup::manifest::Manifest,
+    checkpoint::Due,
+    disk::{Disk, RealDisk},
+    error::ReadError,
+    index::ForkBody,
+    kernel::{Prepared, PreparedCommand, PreparedFork},
+    limits::{CHECKPOINT_BYTES, CHECKPOINT_RECORDS},
+    node::{Reply, machine::Answer, sixteen},
+    record::{PayloadKind, Payloads},
+    resolve,
+    store::Store,
+    tenant::TenantShared,
+    tree::Tree,
+    words::{Actor, Hex},
+};
+
+/// The server makes segments of its own size; one of these is soon closed.
+const SEGMENT_BYTES: u64 = 1 << 20;
+
+/// Appends a fork, durably, to the log of every tenant that the backup has more records of.
+pub(super) fn fork(
+    disk: &Arc<RealDisk>,
+    actor: &Actor,
+    manifest: &Manifest,
+) -> Result<Vec<RestoredTenant>, RestoreError> {
+    let due = Due { records: CHECKPOINT_RECORDS, bytes: CHECKPOINT_BYTES };
+    let store = Store::open_on(Arc::clone(disk) as Arc<dyn Disk>, SEGMENT_BYTES, due, None)?;
+    if let Some(damage) = store.shared.damage.clone() {
+        return Err(RestoreError::Log(damage));
+    }
+    let mut restored = Vec::new();
+    for line in &manifest.tenants {
+        let reference = sixteen(&line.reference);
+        // One that was made behind the point is not there.
+        let tenant = reference.and_then(|r| store.shared.tenants.by_reference(&r));
+        let Some(tenant) = tenant else { continue };
+        let records = tenant.view().count;
+        let lost = line.records.saturating_sub(records);
+        let new_log_id = (lost > 0).then(|| Hex(&rand::random::<[u8; 16]>()).to_string());
+        if let Some(new_log_id) = &new_log_id {
+            let body = body(&tenant, new_log_id)?;
+            append(&store, &tenant, actor, &body).map_err(RestoreError::Fork)?;
+        }
+        let tenant = line.tenant.clone();
+        restored.push(RestoredTenant { tenant, records, lost, new_log_id });
+    }
+    // The node stops, and what it wrote last with it.
+    drop(store);
+    Ok(restored)
+}
+
+fn body(tenant: &TenantShared, new_log_id: &str) -> Result<ForkBody, ReadError> {
+    let view = tenant.view();
+    let mut tree = Tree::default();
+    for slice in view.slices.iter() {
+        let mut entries = slice.entries(true);
+        for position in slice.first()..slice.end() {
+            tree.push(entries.get(position)?.hash);
+        }
+    }
+    Ok(ForkBody {
+        new_log_id: new_log_id.to_owned(),
+        origin: String::new(),
+        size: view.count,
+        root: tree.root().to_string(),
+    })
+}
+
+fn append(
+    store: &Store,
+    tenant: &TenantShared,
+    actor: &Actor,
+    body: &ForkBody,
+) -> Result<(), AppendError> {
+    let mut payloads = Payloads::default();
+    let json = serde_json::to_vec(body).expect("plain fields serialise");
+    payloads.push_clear(PayloadKind::Body, &json);
+    let actor = resolve::actor_use(&tenant.index.read(), actor);
+    let id = resolve::new_id();
+    let command = PreparedCommand::Fork(PreparedFork { actor, id, payloads });
+    let prepared = Prepared { tenant: tenant.reference, seen_at: body.size, command, bytes: 0 };
+    // Nobody else knows this store, so nothing is full, and nothing has changed since.
+    let reply = store.shared.node.submit(prepared).map_err(|_| AppendError::Closed)?;
+    match reply.blocking_recv() {
+        Ok(Reply::Answer(Answer::Written(_))) => Ok(()),
+        Ok(Reply::NoRoom) => Err(AppendError::NoRoom),
+        Ok(Reply::Answer(other)) => unreachable!("not an answer to a fork: {other:?}"),
+        Err(_) => Err(AppendError::Closed),
+    }
+}
