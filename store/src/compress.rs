@@ -1,6 +1,7 @@
 //! Compresses segments once they are closed, on a thread that takes only the time that nobody else wants.
 
 use std::{
+    cell::Cell,
     collections::HashSet,
     io,
     sync::{
@@ -8,19 +9,19 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
     disk::{Disk, DiskFile},
-    limits::COMPRESS_PAUSE_MS,
+    limits::{COMPRESS_BUSY_BYTES_PER_S, COMPRESS_PAUSE_MS, COMPRESS_WAITING_MAX},
     log::{
         packed::{Outcome, PackError, pack},
         recovery,
     },
-    node::Tenants,
+    node::{Counters, Tenants},
 };
 
 /// The lowest priority there is.
@@ -48,6 +49,8 @@ struct Shared {
     waiting: Mutex<()>,
     stopped: Condvar,
     counters: CompressCounters,
+    /// What the owner of the log does meanwhile.
+    written: Arc<Counters>,
 }
 
 impl Packer {
@@ -55,8 +58,9 @@ impl Packer {
         disk: Arc<dyn Disk>,
         cluster: [u8; 16],
         tenants: Arc<Tenants>,
+        written: Arc<Counters>,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { written, ..Shared::default() });
         let mut rounds = Rounds::new(disk, cluster, tenants, Arc::clone(&shared));
         let run = move || {
             let thread = Some(rustix::thread::gettid());
@@ -93,6 +97,21 @@ impl Shared {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// Waits while the log is written to a lot; says whether to stop.
+    fn gives_way(&self, patient: bool) -> bool {
+        let window = Duration::from_millis(100);
+        while patient && !self.stops() {
+            let (before, since) = (self.written.bytes.load(Ordering::Relaxed), Instant::now());
+            self.wait(window);
+            let bytes = self.written.bytes.load(Ordering::Relaxed) - before;
+            let most = COMPRESS_BUSY_BYTES_PER_S * since.elapsed().as_micros() as u64 / 1_000_000;
+            if bytes < most {
+                break;
+            }
+        }
+        self.stops()
+    }
+
     fn wait(&self, time: Duration) {
         let mut waiting = self.waiting.lock();
         if !self.stops() {
@@ -109,6 +128,8 @@ struct Rounds {
     shared: Arc<Shared>,
     /// Paths that need no further look.
     done: HashSet<String>,
+    /// Whether to give way to writers.
+    patient: bool,
 }
 
 impl Rounds {
@@ -118,7 +139,7 @@ impl Rounds {
         tenants: Arc<Tenants>,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { disk, cluster, tenants, shared, done: HashSet::new() }
+        Self { disk, cluster, tenants, shared, done: HashSet::new(), patient: true }
     }
 
     /// Compresses what is closed by now; false once told to stop.
@@ -129,14 +150,19 @@ impl Rounds {
         });
         // The last one is open.
         segments.pop();
-        for path in segments {
-            if self.done.contains(&path) {
-                continue;
-            }
-            let shared = &self.shared;
-            match pack(&*self.disk, self.cluster, &path, &|| shared.stops()) {
+        segments.retain(|path| !self.done.contains(path));
+        for (done, path) in segments.iter().enumerate() {
+            let (shared, waiting) = (&self.shared, segments.len() - done);
+            let looks = Cell::new(0_u32);
+            // Not at each look: a look at the log takes its time.
+            let stop = || {
+                looks.set(looks.get() + 1);
+                let patient = looks.get() % 16 == 1 && waiting <= COMPRESS_WAITING_MAX;
+                shared.gives_way(patient && self.patient)
+            };
+            match pack(&*self.disk, self.cluster, path, &stop) {
                 Ok(Outcome::Packed { file, before, after }) => {
-                    self.turn(&path, &file);
+                    self.turn(path, &file);
                     let counters = &self.shared.counters;
                     counters.segments.fetch_add(1, Ordering::Relaxed);
                     counters.before.fetch_add(before, Ordering::Relaxed);
@@ -156,7 +182,7 @@ impl Rounds {
                     continue;
                 }
             }
-            self.done.insert(path);
+            self.done.insert(path.clone());
         }
         !self.shared.stops()
     }
@@ -175,7 +201,10 @@ impl Rounds {
 #[cfg(test)]
 pub(crate) fn compress_all(disk: &Arc<dyn Disk>, cluster: [u8; 16], tenants: &Arc<Tenants>) -> u64 {
     let shared = Arc::new(Shared::default());
-    Rounds::new(Arc::clone(disk), cluster, Arc::clone(tenants), Arc::clone(&shared)).run();
+    let mut rounds =
+        Rounds::new(Arc::clone(disk), cluster, Arc::clone(tenants), Arc::clone(&shared));
+    rounds.patient = false;
+    rounds.run();
     shared.counters.segments.load(Ordering::Relaxed)
 }
 
@@ -371,6 +400,32 @@ mod tests {
         }
         assert!(refused > 40, "{refused} refusals");
         assert_eq!(damaged(folder.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn it_gives_way_to_writers_but_not_for_ever() {
+        let shared = Shared::default();
+        let (writing, stopped) = (AtomicBool::new(true), AtomicBool::new(false));
+        let (writing, stopped, shared) = (&writing, &stopped, &shared);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while writing.load(Ordering::Relaxed) {
+                    shared.written.bytes.fetch_add(1 << 20, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let waits = scope.spawn(move || {
+                let stop = shared.gives_way(true);
+                stopped.store(true, Ordering::Relaxed);
+                stop
+            });
+            // Who has too much to do does not wait.
+            assert!(!shared.gives_way(false));
+            std::thread::sleep(Duration::from_millis(500));
+            assert!(!stopped.load(Ordering::Relaxed), "it goes on beside a gigabyte a second");
+            writing.store(false, Ordering::Relaxed);
+            assert!(!waits.join().unwrap());
+        });
     }
 
     #[tokio::test]

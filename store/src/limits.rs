@@ -48,6 +48,10 @@ pub const STRETCH_BYTES: usize = 16 << 10;
 pub const STRETCHES_KEPT: u64 = 512;
 /// Milliseconds between two looks for segments that were closed.
 pub const COMPRESS_PAUSE_MS: u64 = 1000;
+/// Bytes a second written to the log from which on compression waits: it would slow writers down.
+pub const COMPRESS_BUSY_BYTES_PER_S: u64 = 16 << 20;
+/// Closed segments from which on it waits no longer (4 GiB of the usual size).
+pub const COMPRESS_WAITING_MAX: usize = 16;
 /// Records behind which the index goes to disk.
 pub const CHECKPOINT_RECORDS: u64 = 131_072;
 /// The largest number of them: a record's number in a run has 24 bits, and a late checkpoint has more records.

@@ -126,7 +126,8 @@ impl Store {
         }
         // What is damaged stays as it was found.
         if compresses && shared.damage.is_none() {
-            let packer = Packer::start(disk, cluster, Arc::clone(&shared.tenants));
+            let counters = Arc::clone(&shared.node.counters);
+            let packer = Packer::start(disk, cluster, Arc::clone(&shared.tenants), counters);
             shared.packer = Some(packer.map_err(io_error("starting compression in"))?);
         }
         Ok(self)
