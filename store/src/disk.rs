@@ -59,6 +59,9 @@ pub(crate) trait DiskFile: Debug + Send + Sync {
 
 /// What the operating system reads and writes at once: writing less of a page may read it first.
 pub(crate) const PAGE_BYTES: u64 = 4096;
+/// From this size on, whole pages are written past the page cache: making room in it costs more than writing.
+/// Tests are content with less, so that faults meet such writes too.
+pub(crate) const DIRECT_BYTES_MIN: usize = if cfg!(test) { 8 << 10 } else { 128 << 10 };
 
 impl dyn DiskFile + '_ {
     /// Reads all of `bytes` at `at`, or fails where the file ends inside.

@@ -4,11 +4,12 @@
 //! pieces without copying. Pieces are kept in a bounded cache.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
 use crate::{
@@ -42,7 +43,7 @@ pub(crate) struct Located {
 pub(crate) struct Locator<'a> {
     tenant: &'a TenantShared,
     view: &'a View,
-    streams: HashMap<u32, StreamState>,
+    streams: FxHashMap<u32, StreamState>,
 }
 
 /// Streams whose states a locator keeps.
@@ -50,7 +51,7 @@ const STREAMS_KEPT: usize = 4096;
 
 impl<'a> Locator<'a> {
     pub(crate) fn new(tenant: &'a TenantShared, view: &'a View) -> Self {
-        Self { tenant, view, streams: HashMap::new() }
+        Self { tenant, view, streams: FxHashMap::default() }
     }
 
     /// One record; `None` where nothing is committed.

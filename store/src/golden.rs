@@ -183,7 +183,7 @@ fn ops_are_written_as_the_format_says() {
         machine.submit(TIME_US, prepared, ());
     };
     submit(PreparedCommand::Append(first_append()));
-    let first = machine.seal().unwrap().frame;
+    let first = machine.seal(0).unwrap().frame;
     check("op 1: one event with all there is", &first);
     let mut submit = |command| {
         let prepared = Prepared { tenant: TENANT, seen_at: 0, command, bytes: 0 };
@@ -193,7 +193,7 @@ fn ops_are_written_as_the_format_says() {
     let data = clear(&[(PayloadKind::Data, "2", 0x14)]);
     submit(PreparedCommand::Append(append(0xe1, known(0x53), known(0x52), None, data)));
     submit(PreparedCommand::Delete(deletion()));
-    let second = machine.seal().unwrap().frame;
+    let second = machine.seal(0).unwrap().frame;
     check("op 2: an event and the deletion of its stream, one microsecond later", &second);
 }
 

@@ -65,7 +65,7 @@ pub(crate) struct Effect<'a> {
     pub(crate) actor: NameEffect<'a, Actor>,
     pub(crate) payloads: &'a Payloads,
     pub(crate) idempotency: Option<&'a PreparedIdempotency>,
-    /// The stream's state after it.
+    /// The stream's state after it; only with the last event of several.
     pub(crate) head: Option<StreamHead>,
     /// The client chose the id.
     pub(crate) client_id: bool,
@@ -105,6 +105,7 @@ pub(crate) fn decide_append<'a>(
         let mut stream = stream_effect(append, head);
         let next = head.map_or(0, |h| h.version + 1);
         let visible_from = head.map_or(0, |h| if h.deleted { next } else { h.visible_from });
+        let behind = next + append.events.len() as u64;
         for (version, event) in (next..).zip(&append.events) {
             let reference = stream.reference;
             let head = StreamHead { reference, version, visible_from, deleted: false };
@@ -117,7 +118,8 @@ pub(crate) fn decide_append<'a>(
                 actor: actor.take_first(),
                 payloads: &event.payloads,
                 idempotency: if effects.is_empty() { command.idempotency.as_ref() } else { None },
-                head: Some(head),
+                // One command is decided at once: nobody sees what lies between.
+                head: (version + 1 == behind).then_some(head),
                 client_id: event.client_id,
                 tags: &event.tags,
             });

@@ -17,7 +17,7 @@ use kimberlite_consensus::Identity;
 use parking_lot::RwLock;
 
 use crate::{
-    disk::{Disk, DiskFile, PAGE_BYTES},
+    disk::{DIRECT_BYTES_MIN, Disk, DiskFile, PAGE_BYTES},
     limits::SEGMENT_BYTES_MAX,
 };
 use ahead::{Ahead, Pace, SPARE};
@@ -177,8 +177,14 @@ impl Log {
         Ok(Written { segment: Arc::clone(&self.segment), offset })
     }
 
+    /// How far behind a page's beginning the next frame begins, where it fits the open segment.
+    pub(crate) fn lead(&self) -> usize {
+        (self.at % PAGE_BYTES) as usize
+    }
+
     /// Writes a frame at `at` in whole pages: what lies before it in its first page is known, zeros lie behind it.
-    /// Leaves the written pages in `pages`, up to the frame's end, and as they were after an error.
+    /// Leaves in `pages` what was written of the frame's last page, up to its end, and perhaps pages before that;
+    /// after an error they are as they were.
     fn write_pages(&mut self, frame: &[u8]) -> io::Result<()> {
         let before = self.pages.len();
         let page = self.at - before as u64;
@@ -187,11 +193,40 @@ impl Log {
         if let Some(ahead) = &self.ahead {
             ahead.claim(page + padded);
         }
+        let first = (PAGE_BYTES as usize - before) % PAGE_BYTES as usize;
+        if frame.len() >= DIRECT_BYTES_MIN
+            && frame[first..].as_ptr().align_offset(PAGE_BYTES as usize) == 0
+        {
+            return self.write_in_place(frame, first, page + padded);
+        }
         self.pages.extend_from_slice(frame);
         self.pages.resize(padded as usize, 0);
         let written = self.segment.file().write_all_at(&self.pages, page);
         self.pages.truncate(if written.is_ok() { length } else { before });
         written
+    }
+
+    /// The same for a frame that lies in memory as in the file, but for its `first` bytes: it is not copied.
+    fn write_in_place(&mut self, frame: &[u8], first: usize, end: u64) -> io::Result<()> {
+        let file = self.segment.file();
+        let before = self.pages.len();
+        let (front, rest) = frame.split_at(first);
+        let (middle, last) = rest.split_at(rest.len() - rest.len() % PAGE_BYTES as usize);
+        if first > 0 {
+            self.pages.extend_from_slice(front);
+            let written = file.write_all_at(&self.pages, self.at - before as u64);
+            self.pages.truncate(before);
+            written?;
+        }
+        let at = self.at + first as u64;
+        file.write_all_at(middle, at)?;
+        let at = at + middle.len() as u64;
+        let mut tail = last.to_vec();
+        tail.resize((end - at) as usize, 0);
+        file.write_all_at(&tail, at)?;
+        tail.truncate(last.len());
+        self.pages = tail;
+        Ok(())
     }
 
     /// Closes the open segment and opens the next one with room for at least one frame of `length`.

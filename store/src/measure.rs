@@ -78,7 +78,7 @@ impl Bench {
             prepared.seen_at = u64::MAX;
             self.machine.submit(self.clock, prepared, ());
         }
-        let sealed = self.machine.seal().expect("records were written");
+        let sealed = self.machine.seal(0).expect("records were written");
         let committed = self.machine.written(sealed.op, sealed.identity);
         committed.into_iter().next().expect("a quorum of one").frame
     }

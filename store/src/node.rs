@@ -25,11 +25,7 @@ use crate::{
     index::{TenantBody, derived::Derived},
     kernel::Prepared,
     limits::{IDLE_SUPERBLOCK_MS, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX},
-    log::{
-        Log, WriteError, Written,
-        frame::{FrameHead, Section, read_section},
-        superblock::SuperblockFile,
-    },
+    log::{Log, WriteError, Written, frame::Section, superblock::SuperblockFile},
     tenant::TenantShared,
     words::{TenantName, Timestamp},
 };
@@ -429,7 +425,8 @@ impl Node {
             self.refuse_for_room();
             return Ok(());
         }
-        let Some(sealed) = self.machine.seal() else { return Ok(()) };
+        let lead = self.files.log.lead();
+        let Some(sealed) = self.machine.seal(lead) else { return Ok(()) };
         let started = Instant::now();
         let written = match self.files.log.append(&sealed.frame, sealed.op.0, sealed.parent) {
             Ok(written) => written,
@@ -504,16 +501,12 @@ fn apply<R>(
     written: &Written,
     committed: &Committed<R>,
 ) -> Result<u64, ReadError> {
-    let head = FrameHead::decode(&committed.frame).expect("this frame was encoded here");
-    let mut at = head.body_at;
     let mut records = 0;
-    for (section, hashes) in Section::all(&committed.header).zip(&committed.hashes) {
-        let runs = read_section(&committed.frame, &mut at, section.leaves_bytes as usize)
-            .expect("this section was encoded here");
+    for (section, (runs, hashes)) in Section::all(&committed.header).zip(&committed.sections) {
         let tenant = tenants.by_reference(&section.tenant).expect("a known tenant");
         let created = {
             let mut index = tenant.index.write();
-            index.apply(&written.segment, written.offset, section, &runs, Some(hashes))?;
+            index.apply(&written.segment, written.offset, section, runs, Some(hashes))?;
             std::mem::take(&mut index.tenants)
         };
         for body in &created {

@@ -14,12 +14,10 @@ use std::{
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fdatasync, fsync};
 
-use super::{Disk, DiskFile, PAGE_BYTES};
+use super::{DIRECT_BYTES_MIN, Disk, DiskFile, PAGE_BYTES};
 
 /// What goes past the page cache is written in pieces of this many bytes.
 const PIECE_BYTES: usize = 1 << 20;
-/// From this size on, whole pages are written past the page cache: making room in it costs more than writing.
-const DIRECT_BYTES_MIN: usize = 128 << 10;
 
 /// A folder of the file system.
 #[derive(Debug)]
@@ -164,6 +162,9 @@ impl DiskFile for RealFile {
             && fits
             && let Some(direct) = self.direct.get_or_init(|| self.open_direct().ok())
         {
+            if bytes.as_ptr().align_offset(page) == 0 {
+                return direct.write_all_at(bytes, at);
+            }
             return write_direct(direct, bytes, at);
         }
         self.file.write_all_at(bytes, at)

@@ -10,6 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 
 use super::derived::Derived;
 use crate::{
@@ -42,9 +43,9 @@ pub(crate) struct StreamHead {
 /// Streams that changed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Changed {
-    pub(crate) states: HashMap<u32, StreamState>,
+    pub(crate) states: FxHashMap<u32, StreamState>,
     names: BTreeMap<StreamName, u32>,
-    references: HashMap<Reference, u32>,
+    references: FxHashMap<Reference, u32>,
     /// Streams from this number on are new.
     pub(crate) first_new: u32,
 }
@@ -65,7 +66,7 @@ pub(crate) struct Names {
 pub(crate) struct Types {
     ids: HashMap<EventType, u32>,
     pub(crate) list: Vec<(EventType, Reference)>,
-    by_reference: HashMap<Reference, u32>,
+    by_reference: FxHashMap<Reference, u32>,
 }
 
 impl Changed {
@@ -92,7 +93,7 @@ impl Names {
     }
 
     /// The states of all streams that changed since the last checkpoint.
-    pub(crate) fn recent_states(&self) -> &HashMap<u32, StreamState> {
+    pub(crate) fn recent_states(&self) -> &FxHashMap<u32, StreamState> {
         &self.recent.states
     }
 
@@ -241,7 +242,7 @@ pub(crate) struct TenantDerived {
 struct Handed {
     /// How often the database was brought forward: what was read before that does not count.
     checkpoints: u64,
-    states: HashMap<Reference, (u32, StreamState)>,
+    states: FxHashMap<Reference, (u32, StreamState)>,
 }
 
 impl TenantDerived {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use kimberlite_consensus::{Header, SECTION_BYTES};
 
 use crate::{
+    disk::{DIRECT_BYTES_MIN, PAGE_BYTES},
     limits::{BLOCK_BYTES, BLOCK_BYTES_MAX, OP_BYTES_MAX},
     words::Hash,
 };
@@ -54,57 +55,28 @@ impl Section {
     }
 }
 
-/// Cuts a run of bytes into blocks.
-#[derive(Debug)]
-pub(crate) struct BlockWriter {
-    kind: BlockKind,
-    /// Finished blocks and the open one.
-    out: Vec<u8>,
-    /// Where the open block's head begins.
-    open_at: Option<usize>,
-    /// Bytes of the run so far.
-    pub(crate) run_bytes: usize,
+/// Writes a run of bytes as blocks behind `out`, whose first `frame_at` bytes lie before the frame.
+fn push_blocks(out: &mut Vec<u8>, frame_at: usize, kind: BlockKind, run: &[u8]) -> Vec<RunBlock> {
+    let mut blocks = Vec::with_capacity(run.len().div_ceil(BLOCK_BYTES));
+    for (i, content) in run.chunks(BLOCK_BYTES).enumerate() {
+        let at = out.len();
+        blocks.push(RunBlock { before: (i * BLOCK_BYTES) as u32, offset: (at - frame_at) as u32 });
+        let length = (content.len() as u32).to_le_bytes();
+        let mut head = [0; BLOCK_HEAD_BYTES];
+        head[1] = kind as u8;
+        head[4..8].copy_from_slice(&length);
+        head[8..12].copy_from_slice(&length);
+        out.extend_from_slice(&head);
+        out.extend_from_slice(content);
+        let crc = block_crc(&out[at..]);
+        out[at + BLOCK_CRC_AT..at + BLOCK_HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
+    }
+    blocks
 }
 
-impl BlockWriter {
-    pub(crate) fn new(kind: BlockKind) -> Self {
-        Self { kind, out: Vec::new(), open_at: None, run_bytes: 0 }
-    }
-
-    pub(crate) fn push(&mut self, mut bytes: &[u8]) {
-        self.run_bytes += bytes.len();
-        while !bytes.is_empty() {
-            let open_at = *self.open_at.get_or_insert_with(|| {
-                let at = self.out.len();
-                self.out.resize(at + BLOCK_HEAD_BYTES, 0);
-                at
-            });
-            let room = BLOCK_BYTES - (self.out.len() - open_at - BLOCK_HEAD_BYTES);
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.out.extend_from_slice(now);
-            bytes = later;
-            if now.len() == room {
-                self.close_block();
-            }
-        }
-    }
-
-    fn close_block(&mut self) {
-        let Some(at) = self.open_at.take() else { return };
-        let length = (self.out.len() - at - BLOCK_HEAD_BYTES) as u32;
-        let head = &mut self.out[at..at + BLOCK_HEAD_BYTES];
-        head[1] = self.kind as u8;
-        head[4..8].copy_from_slice(&length.to_le_bytes());
-        head[8..12].copy_from_slice(&length.to_le_bytes());
-        let crc = block_crc(&self.out[at..]);
-        self.out[at + BLOCK_CRC_AT..at + BLOCK_HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
-    }
-
-    /// The blocks.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
-        self.close_block();
-        self.out
-    }
+/// Bytes that a run takes as blocks.
+fn blocks_bytes(run: &[u8]) -> usize {
+    run.len() + run.len().div_ceil(BLOCK_BYTES) * BLOCK_HEAD_BYTES
 }
 
 fn block_crc(block: &[u8]) -> u32 {
@@ -153,33 +125,62 @@ pub(crate) fn read_block(bytes: &[u8]) -> Result<(BlockKind, &[u8], usize), &'st
     Ok((head.kind, &whole[BLOCK_HEAD_BYTES..], whole.len()))
 }
 
-/// Builds the frame of an op around its sections' blocks.
+/// The runs of one section, not yet in blocks.
+#[derive(Debug, Default)]
+pub(crate) struct Runs {
+    pub(crate) leaves: Vec<u8>,
+    pub(crate) payloads: Vec<u8>,
+}
+
+/// Builds the frame of an op from its sections' runs, and says where in it they lie.
+///
+/// A large frame lies in memory so that its bytes behind the first `PAGE_BYTES - lead` begin at a page: a file
+/// that takes it `lead` bytes behind a page's beginning can be written from there.
 pub(crate) fn encode_frame(
     header: &Header,
     previous: Option<&Header>,
-    sections: &[Vec<u8>],
-) -> Vec<u8> {
-    let body: usize = sections.iter().map(Vec::len).sum();
+    sections: Vec<Runs>,
+    lead: usize,
+) -> (Bytes, Vec<SectionRuns>) {
+    let bytes = |runs: &Runs| blocks_bytes(&runs.leaves) + blocks_bytes(&runs.payloads);
+    let body: usize = sections.iter().map(bytes).sum();
     let header = header.encode();
     let previous = previous.map(Header::encode).unwrap_or_default();
     let length = FRAME_HEAD_BYTES + header.len() + previous.len() + body + FRAME_TAIL_BYTES;
     assert!(length <= OP_BYTES_MAX, "commands are bounded, so ops are");
-    let mut out = Vec::with_capacity(length);
+    let mut out = room(length, lead);
+    let frame_at = out.len();
     out.extend_from_slice(&START);
     for n in [length, header.len(), previous.len()] {
         out.extend_from_slice(&(n as u32).to_le_bytes());
     }
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&out);
+    crc.update(&out[frame_at..]);
     crc.update(&header);
     crc.update(&previous);
     out.extend_from_slice(&crc.finalize().to_le_bytes());
     out.extend_from_slice(&header);
     out.extend_from_slice(&previous);
-    for part in sections {
-        out.extend_from_slice(part);
+    let mut placed = Vec::with_capacity(sections.len());
+    for Runs { leaves, payloads } in sections {
+        let leaf_blocks = push_blocks(&mut out, frame_at, BlockKind::Leaves, &leaves);
+        let payload_blocks = push_blocks(&mut out, frame_at, BlockKind::Payloads, &payloads);
+        placed.push(SectionRuns { leaves, payloads, leaf_blocks, payload_blocks });
     }
     out.extend_from_slice(&frame_tail(length));
+    assert!(out.len() == frame_at + length, "the length was known before");
+    (Bytes::from(out).slice(frame_at..), placed)
+}
+
+/// An empty buffer for `length` bytes; for many, with as much in front as [`encode_frame`] promises.
+fn room(length: usize, lead: usize) -> Vec<u8> {
+    if length < DIRECT_BYTES_MIN {
+        return Vec::with_capacity(length);
+    }
+    let page = PAGE_BYTES as usize;
+    let mut out: Vec<u8> = Vec::with_capacity(length + page);
+    let front = (out.as_ptr().align_offset(page) + lead) % page;
+    out.resize(front, 0);
     out
 }
 
@@ -332,4 +333,39 @@ pub(crate) fn read_section(
 /// What is left of a frame, which may be cut off before its end.
 fn rest(frame: &[u8], at: usize, end: usize) -> &[u8] {
     frame.get(at..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use kimberlite_consensus::{Identity, Op, View};
+
+    use super::*;
+
+    #[test]
+    fn a_large_frame_lies_in_memory_as_it_will_in_the_file() {
+        let header = Header {
+            cluster: [1; 16],
+            op: Op(1),
+            view: View(0),
+            parent: Identity::root([1; 16]),
+            time_us: 1,
+            sections: Bytes::from(vec![0; SECTION_BYTES]),
+        };
+        let page = PAGE_BYTES as usize;
+        for lead in [0, 1, 777, page - 1] {
+            let runs = || Runs { leaves: vec![1; 100_000], payloads: vec![2; 200_000] };
+            let (frame, placed) = encode_frame(&header, None, vec![runs()], lead);
+            let first = (page - lead) % page;
+            assert_eq!(frame[first..].as_ptr().align_offset(page), 0, "{lead}");
+            let head = FrameHead::decode(&frame).unwrap();
+            assert!(head.tail_holds(&frame));
+            let mut at = head.body_at;
+            let read = read_section(&frame, &mut at, 100_000).unwrap();
+            assert_eq!((&read.leaves, &read.payloads), (&runs().leaves, &runs().payloads));
+            for at in [0, 65_535, 65_536, 99_999] {
+                assert_eq!(placed[0].leaf_place(at), read.leaf_place(at));
+                assert_eq!(placed[0].payload_place(at), read.payload_place(at));
+            }
+        }
+    }
 }

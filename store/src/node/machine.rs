@@ -24,7 +24,7 @@ use crate::{
         decide_append, decide_delete, decide_fork, decide_tenant,
     },
     limits::{OP_BYTES_TARGET, OP_RECORDS_MAX},
-    log::frame::{BlockKind, BlockWriter, Section, encode_frame},
+    log::frame::{Runs, Section, SectionRuns, encode_frame},
     record::{LeafFields, Role, encode_leaf, leaf_hash},
     words::{Hash, Position, Reference, Timestamp, Version},
 };
@@ -62,8 +62,8 @@ pub(crate) struct Sealed {
 pub(crate) struct Committed<R> {
     pub(crate) header: Header,
     pub(crate) frame: Bytes,
-    /// The records' hashes, section by section.
-    pub(crate) hashes: Vec<Vec<Hash>>,
+    /// Section by section: its runs, and its records' hashes.
+    pub(crate) sections: Vec<(SectionRuns, Vec<Hash>)>,
     pub(crate) answers: Vec<(R, Answer)>,
 }
 
@@ -71,8 +71,7 @@ pub(crate) struct Committed<R> {
 #[derive(Debug)]
 struct Building {
     first: u64,
-    leaves: BlockWriter,
-    payloads: BlockWriter,
+    runs: Runs,
     records: u32,
     hashes: Vec<Hash>,
 }
@@ -81,7 +80,7 @@ struct Building {
 struct InFlight<R> {
     header: Header,
     frame: Bytes,
-    hashes: Vec<Vec<Hash>>,
+    sections: Vec<(SectionRuns, Vec<Hash>)>,
     answers: Vec<(R, Answer)>,
 }
 
@@ -238,8 +237,7 @@ impl<R> Machine<R> {
         let writes = self.windows.get_mut(&tenant).expect("known tenant").open(op);
         let building = self.building.entry(tenant).or_insert_with(|| Building {
             first: writes.next,
-            leaves: BlockWriter::new(BlockKind::Leaves),
-            payloads: BlockWriter::new(BlockKind::Payloads),
+            runs: Runs::default(),
             records: 0,
             hashes: Vec::new(),
         });
@@ -266,10 +264,10 @@ impl<R> Machine<R> {
             references: &references[..count],
         };
         encode_leaf(&mut leaf, fields, payloads().flat_map(|p| &p.heads));
-        building.leaves.push(&(leaf.len() as u16).to_le_bytes());
-        building.leaves.push(&leaf);
+        building.runs.leaves.extend_from_slice(&(leaf.len() as u16).to_le_bytes());
+        building.runs.leaves.extend_from_slice(&leaf);
         for p in payloads() {
-            building.payloads.push(&p.stored);
+            building.runs.payloads.extend_from_slice(&p.stored);
             self.building_bytes += p.stored.len();
         }
         building.records += 1;
@@ -305,8 +303,9 @@ impl<R> Machine<R> {
         (position, writes.chain_head)
     }
 
-    /// Closes the op being built and says what to write; `None` where it holds no records.
-    pub(crate) fn seal(&mut self) -> Option<Sealed> {
+    /// Closes the op being built and says what to write, `lead` bytes behind the beginning of a page if that can be;
+    /// `None` where it holds no records.
+    pub(crate) fn seal(&mut self, lead: usize) -> Option<Sealed> {
         if self.building.is_empty() {
             return None;
         }
@@ -319,11 +318,11 @@ impl<R> Machine<R> {
                 tenant,
                 first_position: building.first,
                 records: building.records,
-                leaves_bytes: building.leaves.run_bytes as u32,
+                leaves_bytes: building.runs.leaves.len() as u32,
                 chain_head: window.chain_head(),
             }
             .encode(&mut table);
-            body.extend([building.leaves.finish(), building.payloads.finish()]);
+            body.push(building.runs);
             hashes.push(building.hashes);
         }
         (self.building_records, self.building_bytes) = (0, 0);
@@ -333,7 +332,8 @@ impl<R> Machine<R> {
         let Some(Output::Write { header, previous }) = out.pop() else {
             unreachable!("a primary answers a request with a write")
         };
-        let frame = Bytes::from(encode_frame(&header, previous.as_ref(), &body));
+        let (frame, runs) = encode_frame(&header, previous.as_ref(), body, lead);
+        let sections = runs.into_iter().zip(hashes).collect();
         let sealed = Sealed {
             op: header.op,
             identity: header.identity(),
@@ -341,7 +341,7 @@ impl<R> Machine<R> {
             frame: frame.clone(),
         };
         let answers = std::mem::take(&mut self.waiting);
-        self.in_flight.push_back(InFlight { header, frame, hashes, answers });
+        self.in_flight.push_back(InFlight { header, frame, sections, answers });
         Some(sealed)
     }
 
@@ -352,12 +352,12 @@ impl<R> Machine<R> {
         let Some(Output::Commit { op }) = out.pop() else { return Vec::new() };
         let mut committed = Vec::new();
         while self.in_flight.front().is_some_and(|f| f.header.op <= op) {
-            let InFlight { header, frame, hashes, answers } =
+            let InFlight { header, frame, sections, answers } =
                 self.in_flight.pop_front().expect("seen just now");
             for window in self.windows.values_mut() {
                 window.commit(header.op.0);
             }
-            committed.push(Committed { header, frame, hashes, answers });
+            committed.push(Committed { header, frame, sections, answers });
         }
         committed
     }

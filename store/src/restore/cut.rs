@@ -13,7 +13,7 @@ use crate::{
     log::{
         FOLDER, HEAD_SAID_BYTES, Head, SEGMENT_HEAD_BYTES, SEGMENT_SUFFIX, Segment,
         decode_segment_head, encode_segment_head,
-        frame::{BlockKind, BlockWriter, Section, SectionRuns, encode_frame},
+        frame::{Runs, Section, SectionRuns, encode_frame},
         recovery::{self, RecoveredOp, Visitor},
     },
     node::sixteen,
@@ -68,7 +68,7 @@ struct Found {
     /// Of the last op that stays.
     header: Header,
     /// That op, where only a part of it stays.
-    frame: Option<Vec<u8>>,
+    frame: Option<Bytes>,
 }
 
 impl Found {
@@ -153,15 +153,16 @@ impl Search {
         let (mut table, mut body) = (Vec::new(), Vec::new());
         for (mut section, runs) in sections {
             let runs = runs?;
-            if section.tenant == of.tenant {
-                shorten(&mut section, &runs, self.chain_head, stay, &mut body).map_err(damage)?;
+            let stays = if section.tenant == of.tenant {
+                shorten(&mut section, &runs, self.chain_head, stay).map_err(damage)?
             } else {
-                push(&runs.leaves, &runs.payloads, &mut body);
-            }
+                Runs { leaves: runs.leaves, payloads: runs.payloads }
+            };
+            body.push(stays);
             section.encode(&mut table);
         }
         let header = Header { sections: Bytes::from(table), ..header.clone() };
-        let frame = Some(encode_frame(&header, self.last.as_ref(), &[body]));
+        let frame = Some(encode_frame(&header, self.last.as_ref(), body, 0).0);
         Ok(Found { segment, at: offset, header, frame })
     }
 }
@@ -172,8 +173,7 @@ fn shorten(
     runs: &SectionRuns,
     mut chain_head: Hash,
     stay: u32,
-    body: &mut Vec<u8>,
-) -> Result<(), &'static str> {
+) -> Result<Runs, &'static str> {
     let mut at = 0;
     let mut payloads = &runs.payloads[..];
     for _ in 0..stay {
@@ -188,14 +188,5 @@ fn shorten(
     }
     (section.records, section.leaves_bytes, section.chain_head) = (stay, at as u32, chain_head);
     let taken = runs.payloads.len() - payloads.len();
-    push(&runs.leaves[..at], &runs.payloads[..taken], body);
-    Ok(())
-}
-
-fn push(leaves: &[u8], payloads: &[u8], body: &mut Vec<u8>) {
-    for (kind, run) in [(BlockKind::Leaves, leaves), (BlockKind::Payloads, payloads)] {
-        let mut blocks = BlockWriter::new(kind);
-        blocks.push(run);
-        body.extend_from_slice(&blocks.finish());
-    }
+    Ok(Runs { leaves: runs.leaves[..at].to_vec(), payloads: runs.payloads[..taken].to_vec() })
 }

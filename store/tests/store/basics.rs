@@ -1,12 +1,13 @@
 //! Append, read, refuse, repeat, restart.
 
 use kimberlite_store::{
+    Options, Store,
     append::{
         Actual, Append, AppendError, Condition, DeleteStream, Expected, FailedCondition,
         Idempotency, MatchItem, NewEvent, Place, Rejection,
     },
     read::{After, Direction, Filter, Selection, Shape, Source},
-    words::{EventType, Position, Tag, Timestamp, Version},
+    words::{EventType, Position, Tag, TenantName, Timestamp, Version},
 };
 use uuid::Uuid;
 
@@ -53,6 +54,35 @@ async fn appended_events_are_read_back_also_after_a_restart() {
         .await
         .unwrap();
     assert_eq!(done.receipts[0].first_position.get(), 1000);
+}
+
+/// Large ops are written from where they were encoded, small ones beside what lies in their first page.
+#[tokio::test]
+async fn ops_of_all_sizes_follow_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        folder: folder.path().to_owned(),
+        segment_bytes: 64 << 20,
+        checkpoint_records: 1 << 20,
+        scrub_bytes_per_s: 0,
+        compresses: false,
+    };
+    let store = Store::open(options.clone()).unwrap();
+    let tenant = store.create_tenant(actor(), TenantName::new("dev").unwrap()).await.unwrap();
+    for (i, events) in [1, 3, 1, 4, 5, 1, 1, 7, 6].into_iter().enumerate() {
+        let bytes = if events == 1 { 100 + 997 * i } else { 60_000 + 777 * i };
+        let data = format!("\"{}\"", "x".repeat(bytes));
+        let events = vec![event("sized", &data); events];
+        store.append(&tenant, append("s", Expected::Any, events)).await.unwrap();
+    }
+    let before = dump(&store, &tenant).await.unwrap();
+    assert_eq!(before.lines().count(), 29);
+    store.close().await;
+    drop((store, tenant));
+    std::fs::remove_dir_all(folder.path().join("index")).unwrap();
+    let store = Store::open(options).unwrap();
+    let tenant = store.tenant(&TenantName::new("dev").unwrap()).unwrap();
+    assert_eq!(dump(&store, &tenant).await.unwrap(), before);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::{
 
 use parking_lot::RwLock;
 use redb::{ReadableTable, TableError};
+use rustc_hash::FxHashMap;
 
 use super::{
     DATABASE, Derived, Numbers, STREAM_NAMES, STREAM_REFERENCES, STREAM_RUNS, STREAMS,
@@ -22,7 +23,7 @@ use crate::{
 /// What the log says of one tenant's streams.
 #[derive(Debug)]
 pub(crate) struct SaidStreams<'a> {
-    pub(crate) states: &'a HashMap<u32, StreamState>,
+    pub(crate) states: &'a FxHashMap<u32, StreamState>,
     /// First position of the newest run with events of a stream.
     pub(crate) runs: &'a HashMap<u32, u64>,
 }

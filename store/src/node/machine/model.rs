@@ -483,7 +483,7 @@ fn run(seed: u64) -> [usize; 7] {
                 let idle = world.machine.idle_answers();
                 assert!(idle.is_empty() || world.pipeline.is_empty(), "answers wait");
                 take(idle, &mut expected, &mut answered);
-                if let Some(sealed) = world.machine.seal() {
+                if let Some(sealed) = world.machine.seal(0) {
                     world.pipeline.push(sealed);
                     sealed_models.push(model.clone());
                 }
