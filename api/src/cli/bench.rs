@@ -10,6 +10,7 @@ mod follow;
 mod payload;
 mod read;
 mod report;
+mod wire;
 
 use std::{future::Future, io, time::Duration};
 

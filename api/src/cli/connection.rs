@@ -20,7 +20,7 @@ use tokio::{net::TcpStream, time::timeout};
 use super::{Global, problem::Refusal, target::Target};
 
 /// Longest wait for a connection, an answer's head or any further part of it.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Where to connect and as whom.
 #[derive(Clone, Debug)]
@@ -43,16 +43,34 @@ impl Caller {
     /// # Errors
     /// `Connect`.
     pub(super) async fn connect(&self) -> Result<Connection, ConnectionError> {
+        let (sender, connection) = http1::handshake(TokioIo::new(self.stream().await?)).await?;
+        // Its error also reaches whoever waits for an answer.
+        tokio::spawn(connection);
+        Ok(Connection { sender, caller: self.clone() })
+    }
+
+    /// A bare connection, for who speaks HTTP by himself.
+    ///
+    /// # Errors
+    /// `Connect`.
+    pub(super) async fn stream(&self) -> Result<TcpStream, ConnectionError> {
         let failed = |source| ConnectionError::Connect { target: self.target.clone(), source };
         let stream = timeout(SILENCE_MAX, TcpStream::connect(self.target.address()))
             .await
             .map_err(|_| failed(io::ErrorKind::TimedOut.into()))?
             .map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Its error also reaches whoever waits for an answer.
-        tokio::spawn(connection);
-        Ok(Connection { sender, caller: self.clone() })
+        Ok(stream)
+    }
+
+    /// The authority that requests name.
+    pub(super) fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
+    /// The `Authorization` of requests.
+    pub(super) fn key(&self) -> Option<&HeaderValue> {
+        self.key.as_ref()
     }
 }
 
@@ -81,6 +99,9 @@ pub(super) enum ConnectionError {
     /// The connection was lost.
     #[error("the connection was lost: {}", super::with_causes(.0))]
     Lost(#[from] hyper::Error),
+    /// Likewise.
+    #[error("the connection was lost: {0}")]
+    Broken(#[source] io::Error),
     /// The server was silent for too long.
     #[error("the server did not answer within {} seconds", SILENCE_MAX.as_secs())]
     Silent,

@@ -1,23 +1,19 @@
 //! `bench append`: connections that append batches as fast as they are answered.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use clap::Args;
-use hyper::{Method, header::CONTENT_TYPE};
-use serde::Deserialize;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
 
 use super::{
-    super::{
-        connection::{Caller, Connection, ConnectionError, read_all},
-        target::Path,
-    },
+    super::{connection::Caller, target::Path},
     BenchError, Times, Window,
     payload::{DATA_BYTES_MAX, DATA_BYTES_MIN, Payload, now_ns},
     report::{Report, Tally},
+    wire::{Appended, Wire},
 };
 
 /// Append events as fast as they are acknowledged.
@@ -62,7 +58,7 @@ pub(super) async fn run(
     for index in 0..args.connections {
         let own = (index..streams.max(index + 1)).step_by(args.connections as usize);
         writers.push(Writer {
-            connection: caller.connect().await?,
+            connection: Wire::connect(caller.clone()).await?,
             payload: Arc::clone(&payload),
             streams: own.map(|n| Stream::new(&run, n % streams)).collect(),
             batch: args.batch,
@@ -103,7 +99,7 @@ impl Stream {
 
 #[derive(Debug)]
 struct Writer {
-    connection: Connection,
+    connection: Wire,
     payload: Arc<Payload>,
     streams: Vec<Stream>,
     batch: u64,
@@ -121,7 +117,7 @@ impl Writer {
             let expected = if self.expected_version { stream.expected.as_str() } else { "\"any\"" };
             let body = self.payload.append_body(self.batch, expected);
             begun = Instant::now();
-            let answer = append(&mut self.connection, &stream.path, body).await?;
+            let answer = self.connection.append(&stream.path, &body).await?;
             let ended = Instant::now();
             match answer {
                 Appended::Stored { last_version } => {
@@ -142,47 +138,4 @@ impl Writer {
         }
         Ok(tally)
     }
-}
-
-/// What became of a batch.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Appended {
-    /// It is stored.
-    Stored {
-        /// The stream's version now.
-        last_version: u64,
-    },
-    /// The server asks to come again later.
-    TooBusy {
-        /// How much later.
-        wait: Duration,
-    },
-}
-
-/// Sends one batch.
-///
-/// # Errors
-/// `Connection` and `Answer`; not for a server that is too busy.
-pub(super) async fn append(
-    connection: &mut Connection,
-    path: &str,
-    body: Vec<u8>,
-) -> Result<Appended, BenchError> {
-    #[derive(Deserialize)]
-    struct Receipt {
-        last_version: u64,
-    }
-    let request = connection.request(Method::POST, path).header(CONTENT_TYPE, "application/json");
-    let response = match connection.send(request, body).await {
-        Ok(response) => response,
-        Err(ConnectionError::Refused(refusal)) if refusal.is_retryable() => {
-            let wait = refusal.retry_after().unwrap_or(Duration::from_millis(10));
-            return Ok(Appended::TooBusy { wait });
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let receipt = read_all(&mut response.into_body()).await?;
-    let Receipt { last_version } = serde_json::from_slice(&receipt)
-        .map_err(|_| BenchError::Answer("an append was not answered with a receipt"))?;
-    Ok(Appended::Stored { last_version })
 }

@@ -16,9 +16,9 @@ use super::{
         target::Path,
     },
     BenchError, Times, Window,
-    append::{Appended, append},
     payload::{DATA_BYTES_MAX, DATA_BYTES_MIN, Payload, made_at_ns, now_ns},
     report::{Report, Tally, per_s},
+    wire::{Appended, Wire},
 };
 
 /// Follow the log while events are appended at a given rate.
@@ -69,7 +69,7 @@ pub(super) async fn run(
     let window = times.start();
     for number in 0..args.connections {
         let path = Path::events(Some(&format!("{run}-{number}"))).as_str().to_owned();
-        let connection = caller.connect().await?;
+        let connection = Wire::connect(caller.clone()).await?;
         writers.spawn(write(connection, path, Arc::clone(&payload), args, window));
     }
     let mut following: JoinSet<_> =
@@ -120,7 +120,7 @@ pub(super) async fn catch_up(args: FollowBench, caller: Caller) -> Result<Report
 
 /// Appends at its share of the rate until the end; events that were stored, and refusals, inside the window.
 async fn write(
-    mut connection: Connection,
+    mut connection: Wire,
     path: String,
     payload: Arc<Payload>,
     args: FollowBench,
@@ -132,7 +132,7 @@ async fn write(
     let (mut events, mut refused) = (0, 0);
     while ticks.tick().await < window.end && Instant::now() < window.end {
         let body = payload.append_body(args.batch, "\"any\"");
-        let answer = append(&mut connection, &path, body).await?;
+        let answer = connection.append(&path, &body).await?;
         let is_measured = window.holds(Instant::now());
         match answer {
             Appended::Stored { .. } if is_measured => events += args.batch,
