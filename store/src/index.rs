@@ -13,6 +13,7 @@ mod slice;
 
 use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::RwLockReadGuard;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use names::{Changed, Names, StreamHead, StreamState, TenantDerived};
@@ -307,6 +308,13 @@ impl TenantIndex {
         Ok(())
     }
 
+    /// What the records from position `from` on are about, as far as they were taken in by the same op as the last.
+    pub(crate) fn touched(&self, from: u64) -> Option<Touched<'_>> {
+        let part = self.open.as_ref()?;
+        let from = from.max(part.first) - part.first;
+        Some(Touched { names: &self.names, rows: part.rows.read(), from: from as u32 })
+    }
+
     /// Takes no more records into the parts in memory, and hands them out to be written.
     pub(crate) fn freeze(&mut self) -> Vec<Arc<MemoryPart>> {
         self.open = None;
@@ -338,6 +346,48 @@ impl TenantIndex {
                 *slice = Slice::Disk(Arc::clone(run));
             }
         }
+    }
+}
+
+/// The last records of a log, and what they are about.
+pub(crate) struct Touched<'a> {
+    names: &'a Names,
+    rows: RwLockReadGuard<'a, Rows>,
+    from: u32,
+}
+
+impl Touched<'_> {
+    fn entries(&self) -> &[RecordEntry] {
+        self.rows.entries.get(self.from as usize..).unwrap_or_default()
+    }
+
+    /// Tells the stream of each, but not the same twice in a row.
+    pub(crate) fn streams(&self, mut tell: impl FnMut(&StreamName)) {
+        let mut last = u32::MAX;
+        for stream in self.entries().iter().map(|entry| entry.stream) {
+            if stream != last
+                && let Some(state) = self.names.recent_state(stream)
+            {
+                tell(&state.name);
+            }
+            last = stream;
+        }
+    }
+
+    /// Likewise its type.
+    pub(crate) fn types(&self, mut tell: impl FnMut(&EventType)) {
+        let mut last = u32::MAX;
+        for event_type in self.entries().iter().map(|entry| entry.event_type) {
+            if event_type != last && event_type != u32::MAX {
+                tell(self.names.types.at(event_type));
+            }
+            last = event_type;
+        }
+    }
+
+    /// Whether any of them has the tag.
+    pub(crate) fn has_tag(&self, tag: &Tag) -> bool {
+        self.rows.tags.get(tag).and_then(|numbers| numbers.last()).is_some_and(|n| *n >= self.from)
     }
 }
 

@@ -46,6 +46,7 @@ mod record;
 mod resolve;
 mod scrub;
 mod store;
+pub mod subscribe;
 mod tenant;
 mod tree;
 

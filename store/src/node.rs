@@ -15,7 +15,7 @@ use std::{
 };
 
 use kimberlite_consensus::{Header, Replica, Superblock};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -504,11 +504,11 @@ fn apply<R>(
     let mut records = 0;
     for (section, (runs, hashes)) in Section::all(&committed.header).zip(&committed.sections) {
         let tenant = tenants.by_reference(&section.tenant).expect("a known tenant");
-        let created = {
-            let mut index = tenant.index.write();
-            index.apply(&written.segment, written.offset, section, runs, Some(hashes))?;
-            std::mem::take(&mut index.tenants)
-        };
+        let mut index = tenant.index.write();
+        index.apply(&written.segment, written.offset, section, runs, Some(hashes))?;
+        let created = std::mem::take(&mut index.tenants);
+        // Held on to, so that the records stay where who waits for them is looked up.
+        let index = RwLockWriteGuard::downgrade(index);
         for body in &created {
             let tenant = tenants.add_created(body).expect("a tenant decided here");
             let head = tenant.index.read().chain_head;
@@ -516,6 +516,7 @@ fn apply<R>(
         }
         records += u64::from(section.records);
         tenant.tip.send_replace(section.first_position + u64::from(section.records));
+        tenant.subscriptions.wake(&index, section.first_position);
     }
     Ok(records)
 }

@@ -33,6 +33,7 @@ use crate::{
     resolve,
     restore::RESTORING,
     scrub::{Pace, Scrubber},
+    subscribe::Subscription,
     tenant::TenantShared,
     words::{Actor, Hex, Position, StreamName, TenantName},
 };
@@ -477,6 +478,11 @@ impl Store {
     /// The tip: how many records the tenant's log has committed. Wakes whenever it grows.
     pub fn tip(&self, tenant: &Tenant) -> watch::Receiver<u64> {
         tenant.shared.tip.subscribe()
+    }
+
+    /// To be woken whenever there may be something new for `selection`.
+    pub fn subscribe(&self, tenant: &Tenant, selection: &Selection) -> Subscription {
+        Subscription::new(&tenant.shared, selection)
     }
 
     /// The cursor of a committed record.

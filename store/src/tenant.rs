@@ -9,6 +9,7 @@ use crate::{
     error::{Damage, ReadError},
     index::{NO_RUN, StreamHead, StreamState, TenantDerived, TenantIndex, View, derived::Derived},
     record::genesis,
+    subscribe::Subscriptions,
     words::{StreamName, TenantName},
 };
 
@@ -26,6 +27,7 @@ pub(crate) struct TenantShared {
     derived: Option<TenantDerived>,
     /// Records committed; published after the index has them.
     pub(crate) tip: watch::Sender<u64>,
+    pub(crate) subscriptions: Subscriptions,
     /// Held by who renders, so that followers who wake together render once. Several, so that readers of other
     /// places need not wait.
     rendering: [Mutex<()>; RENDERING],
@@ -48,6 +50,7 @@ impl TenantShared {
             index: RwLock::new(index),
             derived,
             tip: watch::Sender::new(0),
+            subscriptions: Subscriptions::default(),
             rendering: Default::default(),
         }
     }

@@ -13,6 +13,7 @@ use futures_util::stream;
 use kimberlite_store::{
     error::ReadError,
     read::{After, Cursor, Selection, Shape},
+    subscribe::Subscription,
     words::Position,
 };
 use serde::Serialize;
@@ -51,6 +52,9 @@ struct Follower {
     selection: Selection,
     trace: TraceId,
     tip: watch::Receiver<u64>,
+    subscription: Subscription,
+    /// There is more to read, whether or not anything else happens.
+    unfinished: bool,
     draining: watch::Receiver<bool>,
     timer: Pin<Box<Sleep>>,
     /// Frames of the last batch that were not yet sent.
@@ -83,6 +87,9 @@ pub(crate) async fn follow(
     refuse_foreign(&app, selection.after)?;
     let mut follower = Follower {
         cursor: None,
+        // Before the first reading: what comes behind that wakes.
+        subscription: app.store.subscribe(&app.tenant, &selection),
+        unfinished: true,
         selection,
         trace,
         tip,
@@ -97,7 +104,7 @@ pub(crate) async fn follow(
         app,
     };
     // The first batch is read before the head is sent: refusals are answers of their own.
-    follower.advance().await?;
+    Box::pin(follower.advance()).await?;
     let body = stream::unfold(follower, |mut follower| async move {
         let frame = follower.next().await?;
         Some((Ok::<_, Infallible>(frame), follower))
@@ -142,13 +149,13 @@ impl Follower {
                 self.ended = true;
                 return Some(self.state_frame("draining"));
             }
-            if self.timer.deadline() <= Instant::now() {
-                self.tick();
-                continue;
-            }
-            if *self.tip.borrow() > self.seen {
-                if let Err(problem) = self.advance().await {
+            let is_due = self.timer.deadline() <= Instant::now();
+            if self.unfinished || self.subscription.below() > self.seen || is_due {
+                // In a box of its own: a follower that waits needs no room for it.
+                if let Err(problem) = Box::pin(self.advance()).await {
                     self.fail(&problem);
+                } else if is_due {
+                    self.tick();
                 }
                 continue;
             }
@@ -163,7 +170,7 @@ impl Follower {
     /// Until something may have happened.
     async fn wait(&mut self) {
         let closed = tokio::select! {
-            changed = self.tip.changed() => changed.is_err(),
+            may_go_on = self.subscription.wait() => !may_go_on,
             changed = self.draining.changed() => changed.is_err(),
             () = &mut self.timer => false,
         };
@@ -174,19 +181,20 @@ impl Follower {
 
     /// Reads on behind the cursor.
     async fn advance(&mut self) -> Result<(), Problem> {
-        let tip = *self.tip.borrow_and_update();
+        let tip = *self.tip.borrow();
         let batch = match self.app.store.read(&self.app.tenant, &self.selection, Shape::Sse).await {
             // It may come into being with any record; those up to here are none of it.
             Err(ReadError::StreamUnknown) => {
                 if let Some(last) = last_below(tip) {
                     self.pass(self.app.store.cursor(&self.app.tenant, last)?);
                 }
-                self.seen = tip;
+                (self.seen, self.unfinished) = (tip, false);
                 return Ok(());
             }
             read => read?,
         };
         self.pass(batch.cursor);
+        self.unfinished = !batch.finished;
         self.seen = if batch.finished {
             batch.head
         } else {

@@ -13,5 +13,6 @@ mod damage;
 mod derived;
 mod format;
 mod point_in_time;
+mod subscribe;
 mod support;
 mod verify;
