@@ -46,6 +46,10 @@ pub(crate) trait DiskFile: Debug + Send + Sync {
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
     /// Makes the content durable, and the length where it has changed.
     fn sync(&self) -> io::Result<()>;
+    /// The first place at or behind `at` that may hold anything but zeros; `None` where there is none.
+    fn data_from(&self, at: u64) -> io::Result<Option<u64>> {
+        Ok(Some(at))
+    }
     /// Length in bytes.
     fn length(&self) -> io::Result<u64>;
     /// Cuts the file, or lengthens it with zeros.

@@ -12,7 +12,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate, fdatasync, fsync};
+use rustix::{
+    fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fdatasync, fsync, seek},
+    io::Errno,
+};
 
 use super::{DIRECT_BYTES_MIN, Disk, DiskFile, PAGE_BYTES};
 
@@ -172,6 +175,16 @@ impl DiskFile for RealFile {
 
     fn sync(&self) -> io::Result<()> {
         Ok(fdatasync(&self.file)?)
+    }
+
+    fn data_from(&self, at: u64) -> io::Result<Option<u64>> {
+        match seek(&self.file, SeekFrom::Data(at)) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NXIO) => Ok(None),
+            // A file system that does not know its holes.
+            Err(Errno::INVAL) => Ok(Some(at)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn length(&self) -> io::Result<u64> {

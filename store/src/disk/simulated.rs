@@ -343,6 +343,13 @@ impl DiskFile for SimulatedFile {
         })
     }
 
+    fn data_from(&self, at: u64) -> io::Result<Option<u64>> {
+        self.on(|state| {
+            let content = state.files[self.inode].content.iter().enumerate().skip(at as usize);
+            Ok(content.into_iter().find(|(_, byte)| **byte != 0).map(|(i, _)| i as u64))
+        })
+    }
+
     fn length(&self) -> io::Result<u64> {
         self.on(|state| Ok(state.files[self.inode].content.len() as u64))
     }

@@ -84,9 +84,12 @@ impl Chunks {
         let end = self.length.min(at + 2 * OP_BYTES_MAX as u64);
         let (mut from, mut last) = (at, None);
         while from < end {
-            let n = (end - from).min(CHUNK_BYTES as u64) as usize;
+            // What was only reserved is long and need not be read.
+            let Some(data) = self.segment.file().data_from(from)? else { break };
+            from = data.max(from);
+            let n = end.saturating_sub(from).min(CHUNK_BYTES as u64) as usize;
             let chunk = self.get(from, n)?;
-            if let Some(i) = chunk.iter().rposition(|b| *b != 0) {
+            if let Some(i) = last_nonzero_of(&chunk) {
                 last = Some(from + i as u64);
             }
             from += n as u64;
@@ -115,5 +118,33 @@ impl Chunks {
             from = to;
         }
         Ok(false)
+    }
+}
+
+/// The last byte that is not zero; stretches of zeros are passed by fast.
+fn last_nonzero_of(bytes: &[u8]) -> Option<usize> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let stretches = bytes.chunks(ZEROS.len()).enumerate().rev();
+    let mut others = stretches.filter(|(_, stretch)| **stretch != ZEROS[..stretch.len()]);
+    let (number, stretch) = others.next()?;
+    let inside = stretch.iter().rposition(|byte| *byte != 0).expect("it is not all zeros");
+    Some(number * ZEROS.len() + inside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::last_nonzero_of;
+
+    #[test]
+    fn the_last_byte_that_is_not_zero_is_found_wherever_it_is() {
+        assert_eq!(last_nonzero_of(&[]), None);
+        for length in [1, 4095, 4096, 4097, 10_000] {
+            let mut bytes = vec![0; length];
+            assert_eq!(last_nonzero_of(&bytes), None);
+            for at in [0, 1, 4095, 4096, 8191, 8192, 9_999].into_iter().filter(|at| *at < length) {
+                bytes[at] = 1;
+                assert_eq!(last_nonzero_of(&bytes), Some(at), "{length}");
+            }
+        }
     }
 }

@@ -339,9 +339,9 @@ impl Scan<'_> {
         next: Option<&String>,
         front: Option<&FrameHead>,
     ) -> io::Result<(Verdict, Option<(u64, Header)>)> {
-        let later = self.later_frame(file, at)?;
         let acknowledged = self.next_op() <= self.superblock.commit;
         let last = file.last_nonzero(at)?;
+        let later = last.map(|last| self.later_frame(file, at, last)).transpose()?.flatten();
         if let Some(later) = later {
             let what = "an op that later ones follow";
             return Ok((Verdict::Damaged(what), later.next()));
@@ -375,9 +375,8 @@ impl Scan<'_> {
         }
     }
 
-    /// Looks behind `at` for a later op.
-    fn later_frame(&self, file: &mut Chunks, at: u64) -> io::Result<Option<Later>> {
-        let Some(last) = file.last_nonzero(at)? else { return Ok(None) };
+    /// Looks behind `at` for a later op, up to `last`.
+    fn later_frame(&self, file: &mut Chunks, at: u64, last: u64) -> io::Result<Option<Later>> {
         let mut from = at + 1;
         while from < last {
             let chunk = file.get(from, CHUNK_BYTES)?;
