@@ -92,7 +92,7 @@ enum Command {
     Bench(Calling<bench::BenchArgs>),
     /// Have the server copy its log to a folder while it goes on; what the folder has already is kept.
     Backup(Calling<backup::BackupArgs>),
-    /// Make a data folder from a backup, up to its end or to a position, and verify it before it gets its name.
+    /// Make a data folder from a backup, up to its end or to a position, and verify it before any server opens it.
     Restore(restore::RestoreArgs),
     /// Check a data folder, a backup, or what a server shows, and name exactly what is damaged.
     Verify(Calling<verify::VerifyArgs>),

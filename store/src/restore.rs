@@ -1,8 +1,7 @@
 //! Brings a log back from a backup, into a new data folder.
 //!
-//! The folder is made under another name beside its own, with a mark that no store opens, and gets its own name once
-//! everything in it is verified: each file against its BLAKE3, then all of it as `verify` does. A folder that holds
-//! anything is never touched.
+//! The folder bears a mark, with which no store opens it, until everything in it is verified: each file against its
+//! BLAKE3, then all of it as `verify` does. It may be a mount point. One that holds anything else is never touched.
 
 mod cut;
 mod fork;
@@ -90,7 +89,7 @@ pub enum Step<'a> {
     Verifying(&'a Progress),
 }
 
-/// Why nothing was brought back. The new folder is not there then.
+/// Why nothing was brought back. The folder is as it was, then.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// There is no manifest: no backup was ever finished here.
@@ -190,18 +189,16 @@ pub fn restore(args: &Restore, told: &mut dyn FnMut(Step<'_>)) -> Result<Restore
     if let Some(until) = &args.until {
         check_until(&source.manifest, until)?;
     }
-    let folder = free_folder(&args.folder)?;
-    let (making, lock) = begin(&folder)?;
-    let made = make(args, &source, &making, told).and_then(|restored| {
-        publish(&making, &folder)?;
+    let place = Place::begin(&args.folder)?;
+    let made = make(args, &source, &place.folder, told).and_then(|restored| {
+        place.publish()?;
         Ok(restored)
     });
     if made.is_err()
-        && let Err(error) = std::fs::remove_dir_all(&making)
+        && let Err(error) = place.leave()
     {
-        tracing::warn!(%error, "what was restored so far is left behind");
+        tracing::warn!(%error, "what was restored so far is left behind, with its mark");
     }
-    drop(lock);
     made
 }
 
@@ -209,44 +206,77 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
     move |source| RestoreError::Io { action, path: path.to_owned(), source }
 }
 
-/// The data folder's path, if there is none yet or nothing in it.
-fn free_folder(folder: &Path) -> Result<PathBuf, RestoreError> {
-    let finding = || failed("finding", folder);
-    match std::fs::read_dir(folder) {
-        Ok(mut entries) => match entries.next() {
-            None => folder.canonicalize().map_err(finding()),
-            Some(_) => Err(RestoreError::NotEmpty { folder: folder.to_owned() }),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let path = std::path::absolute(folder).map_err(finding())?;
-            let parent = path.parent().unwrap_or(&path);
-            std::fs::create_dir_all(parent).map_err(failed("making", parent))?;
-            Ok(path)
+/// The folder that is worked in.
+struct Place {
+    folder: PathBuf,
+    /// It was not there before.
+    is_new: bool,
+    /// The mark, locked.
+    _mark: File,
+}
+
+impl Place {
+    /// Takes a folder that holds nothing, or is not there. What a restore that was killed left there goes.
+    fn begin(folder: &Path) -> Result<Self, RestoreError> {
+        let is_new = match std::fs::create_dir_all(folder.parent().unwrap_or(folder)) {
+            Ok(()) => match std::fs::create_dir(folder) {
+                Ok(()) => true,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+                Err(error) => return Err(failed("making", folder)(error)),
+            },
+            Err(error) => return Err(failed("making the parent of", folder)(error)),
+        };
+        let folder = folder.canonicalize().map_err(failed("finding", folder))?;
+        let path = folder.join(RESTORING);
+        let is_empty =
+            std::fs::read_dir(&folder).map_err(failed("listing", &folder))?.next().is_none();
+        if !is_empty && !path.exists() {
+            return Err(RestoreError::NotEmpty { folder });
         }
-        Err(error) => Err(failed("listing", folder)(error)),
+        let mut options = File::options();
+        let mark = options.write(true).create(true).truncate(false).open(&path);
+        let mark = mark.map_err(failed("making", &path))?;
+        lock(&mark, &folder)?;
+        mark.sync_all().map_err(failed("syncing", &path))?;
+        let place = Self { folder, is_new, _mark: mark };
+        place.clear().map_err(failed("emptying", &place.folder))?;
+        sync(&place.folder)?;
+        if is_new {
+            sync(place.folder.parent().unwrap_or(&place.folder))?;
+        }
+        Ok(place)
+    }
+
+    /// Removes everything but the mark.
+    fn clear(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            } else if entry.file_name() != RESTORING {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets stores open the folder.
+    fn publish(&self) -> Result<(), RestoreError> {
+        let disk = RealDisk::new(&self.folder);
+        let done = disk.remove(RESTORING).and_then(|()| disk.sync_folder(""));
+        done.map_err(failed("finishing", &self.folder))
+    }
+
+    /// Leaves things as they were.
+    fn leave(&self) -> io::Result<()> {
+        self.clear()?;
+        std::fs::remove_file(self.folder.join(RESTORING))?;
+        if self.is_new { std::fs::remove_dir(&self.folder) } else { Ok(()) }
     }
 }
 
-/// Makes the folder to work in, marked and locked; what a restore that was killed left there goes.
-fn begin(folder: &Path) -> Result<(PathBuf, File), RestoreError> {
-    let mut making = folder.as_os_str().to_owned();
-    making.push(".restoring");
-    let making = PathBuf::from(making);
-    let mark = making.join(RESTORING);
-    if making.symlink_metadata().is_ok() {
-        let left = File::open(&mark).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => RestoreError::NotEmpty { folder: making.clone() },
-            _ => failed("opening", &mark)(error),
-        })?;
-        lock(&left, &making)?;
-        std::fs::remove_dir_all(&making).map_err(failed("removing", &making))?;
-    }
-    std::fs::create_dir(&making).map_err(failed("making", &making))?;
-    let file = File::create_new(&mark).map_err(failed("making", &mark))?;
-    lock(&file, &making)?;
-    file.sync_all().map_err(failed("syncing", &mark))?;
-    RealDisk::new(&making).sync_folder("").map_err(failed("syncing", &making))?;
-    Ok((making, file))
+fn sync(folder: &Path) -> Result<(), RestoreError> {
+    RealDisk::new(folder).sync_folder("").map_err(failed("syncing", folder))
 }
 
 fn lock(file: &File, folder: &Path) -> Result<(), RestoreError> {
@@ -372,19 +402,4 @@ fn check(folder: &Path, told: &mut dyn FnMut(Step<'_>)) -> Result<(), RestoreErr
     let mut check = Check { told, damage: None };
     verify(folder, &mut check)?;
     check.damage.map_or(Ok(()), |damage| Err(RestoreError::Log(damage)))
-}
-
-/// Gives the folder its name, durably, if the name is still free or an empty folder's.
-fn publish(making: &Path, folder: &Path) -> Result<(), RestoreError> {
-    let disk = RealDisk::new(making);
-    let done = disk.remove(RESTORING).and_then(|()| disk.sync_folder(""));
-    done.map_err(failed("finishing", making))?;
-    std::fs::rename(making, folder).map_err(|error| match error.kind() {
-        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => {
-            RestoreError::NotEmpty { folder: folder.to_owned() }
-        }
-        _ => failed("renaming", making)(error),
-    })?;
-    let parent = folder.parent().unwrap_or(folder);
-    RealDisk::new(parent).sync_folder("").map_err(failed("syncing", parent))
 }

@@ -18,7 +18,7 @@ use super::{Output, progress::Bar};
 const ACTOR: &str = "restore";
 
 /// Make a data folder from a backup: all of it, or up to a position. Every file is compared with the backup's manifest
-/// and the new log verified before the folder gets its name; where anything does not hold, there is no folder.
+/// and the new log verified before any server opens the folder; where anything does not hold, the folder is as it was.
 #[derive(Debug, Args)]
 pub(super) struct RestoreArgs {
     /// The backup's folder.

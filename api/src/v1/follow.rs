@@ -64,9 +64,18 @@ struct Follower {
     untold: bool,
     /// Records of the log that have been looked at.
     seen: u64,
-    caught_up: bool,
-    ended: bool,
+    stage: Stage,
     _counted: metrics::Follower,
+}
+
+/// How far a follower has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It has not been told yet that it has caught up.
+    Behind,
+    CaughtUp,
+    /// What is left in its queue is the last.
+    Ended,
 }
 
 /// Answers with frames until the caller leaves, or the server stops.
@@ -98,8 +107,7 @@ pub(crate) async fn follow(
         queue: VecDeque::new(),
         untold: false,
         seen: 0,
-        caught_up: false,
-        ended: false,
+        stage: Stage::Behind,
         _counted: app.metrics.follower(),
         app,
     };
@@ -142,11 +150,11 @@ impl Follower {
             if let Some(frame) = self.queue.pop_front() {
                 return Some(frame);
             }
-            if self.ended {
+            if self.stage == Stage::Ended {
                 return None;
             }
             if *self.draining.borrow() {
-                self.ended = true;
+                self.stage = Stage::Ended;
                 return Some(self.state_frame("draining"));
             }
             let is_due = self.timer.deadline() <= Instant::now();
@@ -159,8 +167,8 @@ impl Follower {
                 }
                 continue;
             }
-            if !self.caught_up {
-                self.caught_up = true;
+            if self.stage == Stage::Behind {
+                self.stage = Stage::CaughtUp;
                 return Some(self.state_frame("caught-up"));
             }
             self.wait().await;
@@ -225,7 +233,7 @@ impl Follower {
     }
 
     fn fail(&mut self, problem: &Problem) {
-        self.ended = true;
+        self.stage = Stage::Ended;
         if let Some(cause) = problem.cause() {
             tracing::error!(trace = %self.trace, cause, "a follower failed");
         }

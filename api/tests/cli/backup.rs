@@ -95,7 +95,7 @@ fn what_cannot_be_restored_is_said() {
     assert!(found["findings"][0]["place"].as_str().unwrap().ends_with(&name), "{found}");
     assert!(!Path::new(&again).exists());
     // As a restore leaves it that was killed.
-    let half = path("half.restoring");
+    let half = path("half");
     std::fs::create_dir(&half).unwrap();
     std::fs::write(Path::new(&half).join("restoring"), "").unwrap();
     let said =

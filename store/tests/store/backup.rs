@@ -324,19 +324,34 @@ async fn only_an_empty_folder_takes_a_restored_log() {
 async fn a_folder_that_was_not_restored_to_its_end_is_not_opened_and_is_made_anew() {
     let backup = small().await;
     let target = tempfile::tempdir().unwrap();
-    let (folder, half) = (target.path().join("data"), target.path().join("data.restoring"));
+    let folder = target.path().join("data");
     // As a restore leaves it that was killed before its end.
-    try_restore(to(backup.path(), half.clone())).unwrap();
-    std::fs::write(half.join("restoring"), "").unwrap();
-    assert!(matches!(try_open(&half), Err(OpenError::Restoring { .. })));
     try_restore(to(backup.path(), folder.clone())).unwrap();
-    assert!(!half.exists());
-    assert!(!folder.join("restoring").exists());
+    std::fs::write(folder.join("restoring"), "").unwrap();
+    std::fs::write(folder.join("log/left"), "x").unwrap();
+    assert!(matches!(try_open(&folder), Err(OpenError::Restoring { .. })));
+    try_restore(to(backup.path(), folder.clone())).unwrap();
+    assert!(!folder.join("restoring").exists() && !folder.join("log/left").exists());
     try_open(&folder).unwrap().close().await;
-    // Something else of that name stays.
-    std::fs::create_dir(target.path().join("other.restoring")).unwrap();
-    let error = try_restore(to(backup.path(), target.path().join("other"))).unwrap_err();
-    assert!(matches!(error, RestoreError::NotEmpty { .. }), "{error:?}");
+}
+
+/// As a mount point is.
+#[tokio::test]
+async fn a_folder_that_is_there_and_empty_is_restored_into_and_stays_when_that_fails() {
+    use std::os::unix::fs::MetadataExt;
+    let backup = small().await;
+    let target = tempfile::tempdir().unwrap();
+    let inode = || std::fs::metadata(target.path()).unwrap().ino();
+    let before = inode();
+    let (path, bytes) = files(&backup.path().join("log")).pop_first().unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    let error = try_restore(to(backup.path(), target.path().to_owned())).unwrap_err();
+    assert!(matches!(error, RestoreError::Damaged { .. }), "{error:?}");
+    assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0, "it is empty again");
+    std::fs::write(&path, &bytes).unwrap();
+    try_restore(to(backup.path(), target.path().to_owned())).unwrap();
+    try_open(target.path()).unwrap().close().await;
+    assert_eq!(inode(), before, "the same folder");
 }
 
 #[tokio::test]
