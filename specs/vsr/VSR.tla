@@ -11,8 +11,6 @@
    * A crash and the start after it are one step. A machine that stays down is one that takes no steps.
    * A body that once was on the network can be had again, from a slow message. So repair never fails here,
      which allows more than a real network does; that repair may be impossible is a matter of liveness.
-   * The log of a view is what its StartView says and the ops that its primary prepares behind it. The
-     StartView that answers a question later is the first one and those Prepares, and is not modelled.
 
    `Mutant` is the name of one rule that is broken, or "none". *)
 EXTENDS Naturals, Sequences, FiniteSets, TLC
@@ -26,6 +24,7 @@ CONSTANTS
   MaxDamage,    \* durable entries damaged, together
   MaxLosses,    \* disks lost, together
   Torn,         \* whether a write cut short by a crash may look like damage
+  Answers,      \* whether a primary says again what its log is, as it is by then
   Wishes,       \* whether StartViewChange is modelled; if not, anyone may join any view at any time
   Mutant
 
@@ -48,7 +47,9 @@ View == 0..MaxView
 Primary(v) == v % N
 Quorum == N \div 2 + 1
 CommitQuorum == IF Mutant = "commit-below-quorum" THEN Quorum - 1 ELSE Quorum
-ChangeQuorum == IF Mutant = "change-below-quorum" THEN Quorum - 1 ELSE Quorum
+ChangeQuorum == CASE Mutant = "change-below-quorum" -> Quorum - 1
+                  [] Mutant = "change-by-all" -> N
+                  [] OTHER -> Quorum
 NackQuorum == IF Mutant = "nacks-below-quorum" THEN N - Quorum ELSE N - Quorum + 1
 
 Max(S) == CHOOSE m \in S : \A o \in S : o <= m
@@ -343,6 +344,12 @@ StartView(p) ==
                         /\ svs' = svs \cup {[view |-> me.view, log |-> ids, commit |-> new.commit]}
                         /\ UNCHANGED <<prepares, wishes, commits, faults>>
 
+\* Somebody asked what the log of the view is: all of it, prepared ops included.
+Answer(p) ==
+  /\ Answers /\ Leads(p)
+  /\ svs' = svs \cup {[view |-> rep[p].view, log |-> Ids(rep[p].log), commit |-> Committed(rep[p])]}
+  /\ UNCHANGED <<rep, prepares, oks, wishes, dvcs, commits, faults>>
+
 \* The log of a view is taken once. Who has taken it has acknowledged ops of it, and takes no StartView of that view.
 Install(r) ==
   LET me == rep[r]
@@ -455,7 +462,7 @@ Rejoin(r) ==
 Step(r) ==
   \/ Request(r) \/ Sync(r) \/ ReceivePrepare(r) \/ Commit(r) \/ LearnCommit(r)
   \/ Repair(r) \/ TakeCommitted(r)
-  \/ Wish(r) \/ Join(r) \/ StartView(r) \/ Install(r)
+  \/ Wish(r) \/ Join(r) \/ StartView(r) \/ Answer(r) \/ Install(r)
   \/ Reset(r) \/ Rejoin(r) \/ RecoverDiskless(r)
 
 Fault(r) == Crash(r) \/ Lose(r)
@@ -488,9 +495,10 @@ AckedIsKept ==
     LET quorum == Cardinality({r \in Replica : <<r, o[2], o[3], o[4]>> \in oks}) >= Quorum
     IN quorum => \A s \in svs : s.view > o[2] => o[3] <= Len(s.log) /\ s.log[o[3]] = o[4]
 
-\* A view has one primary, one first log and one op of each number.
+\* A view has one primary: one log, that only grows, and one op of each number that was prepared in it.
 OnePrimary ==
-  /\ \A s, t \in svs : s.view = t.view => s = t
+  /\ \A s, t \in svs : s.view = t.view =>
+       \A k \in 1..Min(Len(s.log), Len(t.log)) : s.log[k] = t.log[k]
   /\ \A m, n \in prepares : m[1] = n[1] /\ m[2] = n[2] => m = n
 
 \* All who have the log of a view have one log, some more of it than others.
