@@ -55,14 +55,15 @@ InForce(log, commit) ==
 IsQuorum(who, members) ==
   2 * Cardinality(IF Mutant = "outsiders-count" THEN who ELSE who \cap members) > Cardinality(members)
 
-\* The mutant counts around among the members, as a fixed cluster could.
+\* The mutant counts around among the members, as a fixed cluster could, and takes votes whomever they were meant for.
 Nth(members, n) == CHOOSE r \in members : Cardinality({q \in members : q < r}) = n
 Primary(v, members) ==
   IF Mutant = "primary-by-members" THEN Nth(members, v % Cardinality(members)) ELSE v % Slots
 
 Init ==
   /\ rep = [r \in Replica |-> [view |-> 0, logView |-> 0, log |-> <<>>, commit |-> 0]]
-  /\ prepares = {} /\ oks = {} /\ dvcs = {} /\ commits = {}
+  /\ prepares = {} /\ dvcs = {} /\ commits = {}
+  /\ oks = {<<r, 0, Primary(0, Start), 0>> : r \in Start}
   /\ svs = {[view |-> 0, by |-> Primary(0, Start), log |-> <<>>, commit |-> 0]}
 
 Leads(p) ==
@@ -155,9 +156,9 @@ Best(D) == CHOOSE d \in D : \A e \in D :
 
 StartView(p) ==
   LET me == rep[p]
-      heard == {d \in dvcs : d.view = me.view /\ d.to = p}
+      heard == {d \in dvcs : d.view = me.view /\ (d.to = p \/ Mutant = "primary-by-members")}
   IN /\ me.logView < me.view
-     /\ \E own \in heard : own.from = p
+     /\ \E own \in heard : own.from = p /\ own.to = p
      /\ \E D \in SUBSET heard :
           /\ D # {} /\ \E own \in D : own.from = p
           /\ LET best == Best(D)
