@@ -41,6 +41,7 @@ fn superblock() -> Superblock {
         log_view: View(6),
         commit: Op(7),
         identity: OP_BEFORE,
+        cut: None,
     }
 }
 
@@ -176,7 +177,7 @@ fn deletion() -> PreparedDelete {
 #[test]
 fn ops_are_written_as_the_format_says() {
     let superblock = Superblock { view: View(5), ..Superblock::fresh(CLUSTER) };
-    let mut machine = Machine::new(Replica::new(Recovered { superblock, tip: None }));
+    let mut machine = Machine::new(Replica::new(0, Recovered::alone(superblock, None)));
     machine.add_tenant(TENANT, 0, genesis(LOG_ID));
     let mut submit = |command| {
         let prepared = Prepared { tenant: TENANT, seen_at: 0, command, bytes: 0 };
