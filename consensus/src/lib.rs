@@ -4,14 +4,48 @@
 //! to an [`Outbox`]. It never reads a clock, a file, a socket or a random number, so a server and a simulator
 //! drive the same code. It orders *headers*; the bodies of ops are opaque and stay with the driver.
 //!
-//! In this version a cluster has one replica: a request becomes a [`Output::Write`], the completed write
-//! ([`Input::Written`]) is a quorum of one, and the op is committed ([`Output::Commit`]). Several ops may be in
-//! flight; they are written and commit in order. View changes, repair and messages between replicas are absent.
+//! # The protocol on one page
+//!
+//! **Views.** The primary of view `v` is replica `v mod n`. It prepares ops in order, several at a time; backups
+//! write them, and say so once they are durable under a durable log view; a quorum's word commits. Heartbeats tell how
+//! much is committed, with its identity. A primary that no quorum answers stops speaking.
+//!
+//! **Change of view.** A replica that hears no primary says that it wants the next view, and changes nothing. A quorum
+//! that wants it joins it: durably first, then each says what log it has, under which log view, to the new
+//! primary. Of a quorum's logs that of the latest log view wins, of those the longest. The new primary makes it
+//! its own, has it durable under the new log view, and says so; backups do the same before they acknowledge anything.
+//! It takes requests once all that it inherited is committed.
+//!
+//! **The log's end.** A primary prepares at most [`limits::PIPELINE_MAX`] ops beyond its last committed one. So an op's mere
+//! existence says that all so far behind it are committed, and what views have to agree on is bounded.
+//!
+//! **Durability.** The driver's disk does what it is told in order. View and log view are durable before anything is
+//! said that depends on them. A suffix is cut between two superblocks, so that a crash in between cuts it again.
+//!
+//! **Repair.** What a replica lacks it asks for by number, and by identity where it is not committed. An op of this log is cut
+//! only when another one is known to stand in its place.
+//!
+//! A cluster of one is the same code: a quorum of one, no messages, no timers. `specs/decisions/0011-replication.md` has the
+//! choices and why each is safe. Absent: damaged entries that a peer repairs, replicas that lost their disk, standbys,
+//! changes of membership, agreement on time beyond op times that rise.
 
 #![warn(clippy::float_arithmetic, clippy::wildcard_enum_match_arm)]
 
+mod codec;
 mod header;
+pub mod limits;
+mod message;
+#[cfg(feature = "sim")]
+pub mod prng;
+pub mod quorum;
 mod replica;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod step;
+mod timer;
 
+pub use codec::{CodecError, decode, encode};
 pub use header::{Header, HeaderError, Identity, Op, SECTION_BYTES, View};
-pub use replica::{Input, Outbox, Output, Recovered, Replica, Superblock};
+pub use message::{Entry, Envelope, Message, ReplicaId, Tail};
+pub use replica::{Replica, Status};
+pub use step::{Form, Input, Notice, Outbox, Output, Recovered, Superblock};

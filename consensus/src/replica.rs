@@ -1,136 +1,176 @@
-//! One replica: what it has prepared, written and committed.
+//! One replica: what it has prepared, written and committed, and in which view it is.
 
-use std::collections::VecDeque;
+mod install;
+mod log;
+mod normal;
+#[cfg(feature = "sim")]
+mod planted;
+mod repair;
+mod view_change;
 
-use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
 
-use crate::header::{Header, Identity, Op, View};
+#[cfg(feature = "sim")]
+use crate::sim::Mutant;
+use crate::{
+    header::{Header, Identity, Op, View},
+    limits::{PIPELINE_MAX, REPLICAS_MAX},
+    message::{Entry, Envelope, Message, ReplicaId, Tail},
+    quorum::{self, Voters},
+    step::{Form, Input, Notice, Outbox, Output, Recovered, Superblock},
+    timer::Timer,
+};
+use install::Goal;
+use view_change::{Vote, Wish};
 
-/// What happens to a replica.
+/// An op that is not committed yet, as far as this replica knows.
 #[derive(Debug)]
-pub enum Input {
-    /// Order a batch. `time_us` comes from [`Replica::stamp`], `sections` describe the body.
-    Request {
-        /// Microseconds since 1970-01-01 UTC.
-        time_us: i64,
-        /// The header's sections.
-        sections: Bytes,
-    },
-    /// An op is durable here.
-    Written {
-        /// The op.
-        op: Op,
-        /// Its identity.
-        identity: Identity,
-    },
-    /// Ops behind `after` are abandoned before they were committed, as a view change decides.
-    Abandoned {
-        /// The last op that stays; at or above the commit floor.
-        after: Op,
-    },
-    /// Nothing has been written for a while, or the driver wants the superblock true now.
-    Idle,
+struct Pending {
+    header: Header,
+    identity: Identity,
+    durable: bool,
+    /// Who else said that it is durable there, in this view.
+    acks: Voters,
 }
 
-/// What a replica wants done.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Write an op and make it durable; then say [`Input::Written`].
-    Write {
-        /// The op's header.
-        header: Header,
-        /// The header before it, to be repeated beside it.
-        previous: Option<Header>,
-    },
-    /// All ops up to this one are committed: apply them in order.
-    Commit {
-        /// The last one.
-        op: Op,
-    },
-    /// Make this superblock durable.
-    WriteSuperblock(Superblock),
-}
-
-/// What [`Replica::step`] wants done, in order.
-pub type Outbox = Vec<Output>;
-
-/// What a replica must not forget, apart from the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Superblock {
-    /// The cluster's id.
-    pub cluster: [u8; 16],
-    /// Which replica of the cluster this is.
-    pub replica: u32,
-    /// Grows when a replica starts anew without its disk.
-    pub incarnation: u64,
-    /// The view.
-    pub view: View,
-    /// The last view in which the log was known to be right.
-    pub log_view: View,
-    /// Everything up to this op is committed and durable.
-    pub commit: Op,
-    /// Identity of that op.
-    pub identity: Identity,
-}
-
-impl Superblock {
-    /// Of a cluster of one that holds nothing yet.
-    pub fn fresh(cluster: [u8; 16]) -> Self {
-        Self {
-            cluster,
-            replica: 0,
-            incarnation: 1,
-            view: View(0),
-            log_view: View(0),
-            commit: Op(0),
-            identity: Identity::root(cluster),
-        }
+impl Pending {
+    fn new(header: Header, durable: bool) -> Self {
+        let identity = header.identity();
+        Self { header, identity, durable, acks: Voters::default() }
     }
 }
 
-/// What recovery found.
-#[derive(Clone, Debug)]
-pub struct Recovered {
-    /// The superblock.
-    pub superblock: Superblock,
-    /// Header of the last durable op; `None` where there is none.
-    pub tip: Option<Header>,
+/// What a replica does at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It follows or is the primary of its view.
+    Normal,
+    /// It has left all earlier views and does not have the log of its view.
+    ViewChange,
 }
 
-/// One replica of a cluster of one.
+/// One replica of a cluster.
 #[derive(Debug)]
 pub struct Replica {
+    me: ReplicaId,
+    replicas: u8,
+    status: Status,
+    /// What was last asked to be made durable. Its view and log view are this replica's.
     superblock: Superblock,
+    /// What is durable.
+    durable: Superblock,
     /// Header and identity of the last committed op.
     committed: Option<Header>,
     committed_identity: Identity,
-    /// Prepared and not yet committed, in order, each with its identity and whether it is durable.
-    in_flight: VecDeque<(Header, Identity, bool)>,
+    /// The ops behind it, in order.
+    suffix: VecDeque<Pending>,
+    /// Ops of this log up to this one are known to be committed, written or not.
+    sure: Op,
+    /// So far others have committed.
+    commit_max: Op,
+    /// Came in before the ops that they follow.
+    held: BTreeMap<Op, Entry>,
+    /// The log of the view, while this replica does not have it.
+    goal: Option<Goal>,
+    /// As primary: what was there when the view began; requests wait for its commit.
+    inherited: Op,
+    /// As primary: stopped speaking, because no quorum answers or what it had prepared may be forgotten.
+    resigned: bool,
+    votes: Vec<Option<Vote>>,
+    wishes: Vec<Option<Wish>>,
+    /// When each replica was last heard in this view.
+    heard_ms: Vec<u64>,
+    /// The last round of heartbeats, and the last one that each replica heard.
+    round: u64,
+    echoed: Vec<u64>,
+    incarnations: Vec<u64>,
+    nonce: u64,
+    fetched: Option<(Op, Timer)>,
+    /// Who answered last.
+    supplier: Option<ReplicaId>,
+    /// Came in before the ops that they follow, with whether they are committed.
+    supplied: BTreeMap<Op, (bool, Entry)>,
+    fetch_round: u8,
+    heartbeat: Timer,
+    resend: Timer,
+    election: Timer,
+    #[cfg(feature = "sim")]
+    mutant: Option<Mutant>,
 }
 
 impl Replica {
-    /// Goes on where a log ended. In a cluster of one, what is durable is committed.
+    #[cfg(feature = "sim")]
+    fn has(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// Goes on where a log ended.
     ///
     /// # Panics
     /// When the superblock's commit floor lies beyond the log: recovery reports that as damage.
-    pub fn new(recovered: Recovered) -> Self {
-        let Recovered { superblock, tip } = recovered;
+    pub fn new(now_ms: u64, recovered: Recovered) -> Self {
+        let Recovered { superblock, replicas, tip, suffix } = recovered;
+        assert!((1..=REPLICAS_MAX).contains(&replicas) && superblock.replica < u32::from(replicas));
         let identity =
             tip.as_ref().map_or_else(|| Identity::root(superblock.cluster), Header::identity);
-        let op = tip.as_ref().map_or(Op(0), |h| h.op);
-        assert!(superblock.commit <= op, "the log ends below its commit floor");
-        Self {
+        let commit = tip.as_ref().map_or(Op(0), |h| h.op);
+        assert!(superblock.commit <= commit, "the log ends below its commit floor");
+        let count = usize::from(replicas);
+        let mut this = Self {
+            me: ReplicaId(superblock.replica as u8),
+            replicas,
+            status: Status::ViewChange,
             superblock,
+            durable: superblock,
             committed: tip,
             committed_identity: identity,
-            in_flight: VecDeque::new(),
+            suffix: suffix.into_iter().map(|h| Pending::new(h, true)).collect(),
+            sure: commit,
+            commit_max: commit,
+            held: BTreeMap::new(),
+            goal: None,
+            inherited: Op(0),
+            resigned: false,
+            votes: (0..count).map(|_| None).collect(),
+            wishes: (0..count).map(|_| None).collect(),
+            heard_ms: vec![now_ms; count],
+            round: 0,
+            echoed: vec![0; count],
+            incarnations: vec![0; count],
+            nonce: 0,
+            fetched: None,
+            supplier: None,
+            supplied: BTreeMap::new(),
+            fetch_round: 0,
+            heartbeat: Timer::after(now_ms, 0),
+            resend: Timer::after(now_ms, 0),
+            election: Timer::after(now_ms, 0),
+            #[cfg(feature = "sim")]
+            mutant: None,
+        };
+        this.start(now_ms);
+        this
+    }
+
+    /// Where to begin after a restart.
+    fn start(&mut self, now_ms: u64) {
+        let has_log = self.superblock.log_view == self.superblock.view;
+        let primary = self.primary_of(self.view()) == self.me;
+        if self.replicas == 1 || (has_log && !primary) {
+            self.status = Status::Normal;
         }
+        // What a primary prepared and did not write before a crash, others may have: it must not prepare other ops
+        // under the same numbers in the same view.
+        self.resigned = self.replicas > 1 && has_log && primary;
+        self.expect_primary(now_ms);
     }
 
     /// The time that the next op may carry: `now`, or just behind the last op's.
     pub fn stamp(&self, now_us: i64) -> i64 {
-        let last = self.in_flight.back().map(|(h, ..)| h.time_us);
+        let last = self.suffix.back().map(|p| p.header.time_us);
         let last = last.or(self.committed.as_ref().map(|h| h.time_us));
+        #[cfg(feature = "sim")]
+        let last = last.filter(|_| !self.has(Mutant::AnyTime));
         last.map_or(now_us, |last| now_us.max(last + 1))
     }
 
@@ -144,86 +184,235 @@ impl Replica {
         self.committed.as_ref()
     }
 
-    /// The last prepared op.
-    pub fn op(&self) -> Op {
-        self.in_flight.back().map_or(self.commit(), |(h, ..)| h.op)
+    /// Identity of the last committed op.
+    pub fn committed_identity(&self) -> Identity {
+        self.committed_identity
     }
 
-    /// Takes one input and pushes what follows from it.
+    /// The last op of the log.
+    pub fn op(&self) -> Op {
+        self.suffix.back().map_or(self.commit(), |p| p.header.op)
+    }
+
+    /// Headers of the ops that are not committed, as far as this replica knows, in order.
+    pub fn suffix(&self) -> impl Iterator<Item = &Header> {
+        self.suffix.iter().map(|p| &p.header)
+    }
+
+    /// The view.
+    pub fn view(&self) -> View {
+        self.superblock.view
+    }
+
+    /// The last view whose log this replica has.
+    pub fn log_view(&self) -> View {
+        self.superblock.log_view
+    }
+
+    /// What is durable, as far as this replica was told.
+    pub fn durable(&self) -> Superblock {
+        self.durable
+    }
+
+    /// What it does at the moment.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// This replica's number.
+    pub fn id(&self) -> ReplicaId {
+        self.me
+    }
+
+    /// The primary of this replica's view.
+    pub fn primary(&self) -> ReplicaId {
+        self.primary_of(self.view())
+    }
+
+    /// Whether this replica leads its view.
+    pub fn is_primary(&self) -> bool {
+        self.status == Status::Normal && self.primary() == self.me && !self.resigned
+    }
+
+    /// Whether this replica leads its view and has committed all that there was before.
+    pub fn leads(&self) -> bool {
+        self.is_primary() && self.commit() >= self.inherited
+    }
+
+    /// Whether a request may be ordered here, now.
+    pub fn takes_requests(&self) -> bool {
+        let room = self.replicas == 1 || self.op().0 < self.commit().0 + PIPELINE_MAX;
+        #[cfg(feature = "sim")]
+        let room = room || self.has(Mutant::NoBound);
+        self.leads() && room
+    }
+
+    /// The last round of heartbeats.
+    pub fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// A quorum was in this view when it heard this round of heartbeats: until that one began, no other view
+    /// committed anything. In a cluster of one there is no other view.
+    pub fn confirmed(&self) -> u64 {
+        let mut echoed = self.echoed.clone();
+        echoed[usize::from(self.me.0)] = u64::MAX;
+        echoed.sort_unstable_by(|a, b| b.cmp(a));
+        echoed[usize::from(quorum::replication(self.replicas)) - 1]
+    }
+
+    /// How many replicas the cluster has.
+    pub fn replicas(&self) -> u8 {
+        self.replicas
+    }
+
+    /// Takes one input and pushes what follows from it. `now_ms` never goes back while the process runs.
     ///
     /// # Panics
-    /// When the driver breaks the contract: times that do not rise, a write that was not asked for.
-    pub fn step(&mut self, input: Input, out: &mut Outbox) {
+    /// When the driver breaks the contract: times that do not rise, a request that cannot be taken.
+    pub fn step(&mut self, now_ms: u64, input: Input, out: &mut Outbox) {
         match input {
-            Input::Request { time_us, sections } => self.prepare(time_us, sections, out),
-            Input::Written { op, identity } => self.written(op, identity, out),
+            Input::Request { time_us, sections } => self.prepare(now_ms, time_us, sections, out),
+            Input::Message(envelope) => self.message(now_ms, envelope, out),
+            Input::Written { op, identity } => self.written(now_ms, op, identity, out),
+            Input::Refused { op, identity } => self.refused(op, identity, out),
+            Input::SuperblockWritten(superblock) => {
+                self.superblock_written(now_ms, superblock, out);
+            }
             Input::Abandoned { after } => self.abandon(after),
+            Input::Confirm => self.beat(out),
+            Input::Tick => self.tick(now_ms, out),
             Input::Idle => self.refresh(out),
         }
     }
 
-    fn prepare(&mut self, time_us: i64, sections: Bytes, out: &mut Outbox) {
-        assert!(time_us == self.stamp(time_us), "op times rise strictly");
-        let (previous, parent) = match self.in_flight.back() {
-            Some((header, identity, _)) => (Some(header.clone()), *identity),
-            None => (self.committed.clone(), self.committed_identity),
-        };
-        let header = Header {
-            cluster: self.superblock.cluster,
-            op: self.op().next(),
-            view: self.superblock.view,
-            parent,
-            time_us,
-            sections,
-        };
-        self.in_flight.push_back((header.clone(), header.identity(), false));
-        out.push(Output::Write { header, previous });
+    fn message(&mut self, now: u64, envelope: Envelope, out: &mut Outbox) {
+        let Envelope { cluster, from, to, incarnation, message } = envelope;
+        let stranger = from.0 >= self.replicas || from == self.me || to != self.me;
+        if stranger || cluster != self.superblock.cluster {
+            return out.push(Output::Notice(Notice::Misdirected));
+        }
+        let newest = &mut self.incarnations[usize::from(from.0)];
+        if incarnation < *newest {
+            return out.push(Output::Notice(Notice::OldIncarnation));
+        }
+        *newest = incarnation;
+        match message {
+            Message::Prepare { view, commit, entry } => {
+                if self.hears_primary(now, from, view, out) {
+                    self.on_prepare(now, commit, entry, out);
+                }
+            }
+            Message::PrepareOk { view, op, identity } => {
+                self.on_prepare_ok(now, from, (view, op, identity), out);
+            }
+            Message::Commit { view, op, identity, round } => {
+                if self.hears_primary(now, from, view, out) {
+                    self.on_commit(now, op, identity, out);
+                    out.push(Output::Send { to: from, message: Message::Alive { view, round } });
+                }
+            }
+            Message::Alive { view, round } => {
+                if view == self.view() {
+                    let from = usize::from(from.0);
+                    self.heard_ms[from] = now;
+                    self.echoed[from] = self.echoed[from].max(round);
+                }
+            }
+            Message::StartViewChange { view, joined } => {
+                self.on_start_view_change(now, from, view, joined, out);
+            }
+            Message::DoViewChange { view, log_view, tail } => {
+                self.on_do_view_change(now, from, view, Vote { log_view, tail }, out);
+            }
+            Message::StartView { view, nonce, tail } => {
+                self.on_start_view(now, from, (view, nonce), &tail, out);
+            }
+            Message::RequestStartView { view, nonce } => {
+                self.on_request_start_view(from, view, nonce, out);
+            }
+            Message::Fetch { op, identity } => self.on_fetch(from, op, identity, out),
+            Message::Supply { committed, entry } => {
+                self.on_supply(now, from, committed, entry, out);
+            }
+        }
     }
 
-    /// A write completed. Ops commit in order, whatever the order of the writes.
-    fn written(&mut self, op: Op, identity: Identity, out: &mut Outbox) {
-        // An op that was abandoned meanwhile has no entry, or one with another identity.
-        let entry = self.in_flight.iter_mut().find(|(h, i, _)| h.op == op && *i == identity);
-        let Some(entry) = entry else { return };
-        entry.2 = true;
-        let before = self.commit();
-        while self.in_flight.front().is_some_and(|(.., durable)| *durable) {
-            let (header, identity, _) = self.in_flight.pop_front().expect("seen just now");
-            assert!(header.parent == self.committed_identity, "an op commits behind its parent");
-            self.committed = Some(header);
-            self.committed_identity = identity;
-        }
-        if self.commit() > before {
-            out.push(Output::Commit { op: self.commit() });
+    fn primary_of(&self, view: View) -> ReplicaId {
+        ReplicaId((view.0 % u64::from(self.replicas)) as u8)
+    }
+
+    fn others(&self) -> impl Iterator<Item = ReplicaId> + use<> {
+        let me = self.me;
+        (0..self.replicas).map(ReplicaId).filter(move |r| *r != me)
+    }
+
+    fn send_all(&self, message: &Message, out: &mut Outbox) {
+        for to in self.others() {
+            out.push(Output::Send { to, message: message.clone() });
         }
     }
 
-    fn abandon(&mut self, after: Op) {
-        assert!(after >= self.commit(), "committed ops stay");
-        self.in_flight.retain(|(h, ..)| h.op <= after);
+    /// An op that is not committed.
+    fn pending(&self, op: Op) -> Option<&Pending> {
+        let at = op.0.checked_sub(self.commit().0 + 1)?;
+        self.suffix.get(at as usize)
+    }
+
+    /// Identity of the last op of the log.
+    fn head_identity(&self) -> Identity {
+        self.suffix.back().map_or(self.committed_identity, |p| p.identity)
+    }
+
+    fn head(&self) -> Option<&Header> {
+        self.suffix.back().map(|p| &p.header).or(self.committed.as_ref())
+    }
+
+    /// The last op up to which everything is durable here.
+    fn durable_op(&self) -> Op {
+        Op(self.commit().0 + self.suffix.iter().take_while(|p| p.durable).count() as u64)
+    }
+
+    /// The log as others need to know it, up to `last`.
+    fn tail(&self, last: Op) -> Tail {
+        let headers = self.suffix.iter().map(|p| p.header.clone());
+        let headers = headers.take_while(|h| h.op <= last).collect();
+        Tail { commit: self.commit(), identity: self.committed_identity, headers }
+    }
+
+    /// Whether what this replica says of the log of its view is durable.
+    fn may_vouch(&self) -> bool {
+        self.status == Status::Normal && self.durable.log_view == self.view()
+    }
+
+    fn write_superblock(&mut self, out: &mut Outbox) {
+        self.superblock.commit = self.commit();
+        self.superblock.identity = self.committed_identity;
+        out.push(Output::WriteSuperblock(self.superblock));
     }
 
     fn refresh(&mut self, out: &mut Outbox) {
         if self.superblock.commit < self.commit() {
-            self.superblock.commit = self.commit();
-            self.superblock.identity = self.committed_identity;
-            out.push(Output::WriteSuperblock(self.superblock));
+            self.write_superblock(out);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::header::SECTION_BYTES;
 
     fn replica() -> Replica {
-        Replica::new(Recovered { superblock: Superblock::fresh([1; 16]), tip: None })
+        let superblock = Superblock::fresh([1; 16]);
+        Replica::new(0, Recovered::alone(superblock, None))
     }
 
     fn step(r: &mut Replica, input: Input) -> Outbox {
         let mut out = Outbox::new();
-        r.step(input, &mut out);
+        r.step(0, input, &mut out);
         out
     }
 

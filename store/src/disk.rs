@@ -5,7 +5,7 @@
 
 mod read_only;
 mod real;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 pub(crate) mod simulated;
 
 use std::{fmt::Debug, io, sync::Arc};

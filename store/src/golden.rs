@@ -41,6 +41,7 @@ fn superblock() -> Superblock {
         log_view: View(6),
         commit: Op(7),
         identity: OP_BEFORE,
+        cut: None,
     }
 }
 
@@ -176,14 +177,14 @@ fn deletion() -> PreparedDelete {
 #[test]
 fn ops_are_written_as_the_format_says() {
     let superblock = Superblock { view: View(5), ..Superblock::fresh(CLUSTER) };
-    let mut machine = Machine::new(Replica::new(Recovered { superblock, tip: None }));
+    let mut machine = Machine::new(Replica::new(0, Recovered::alone(superblock, None)));
     machine.add_tenant(TENANT, 0, genesis(LOG_ID));
     let mut submit = |command| {
         let prepared = Prepared { tenant: TENANT, seen_at: 0, command, bytes: 0 };
         machine.submit(TIME_US, prepared, ());
     };
     submit(PreparedCommand::Append(first_append()));
-    let first = machine.seal(0).unwrap().frame;
+    let first = machine.seal().unwrap().frame;
     check("op 1: one event with all there is", &first);
     let mut submit = |command| {
         let prepared = Prepared { tenant: TENANT, seen_at: 0, command, bytes: 0 };
@@ -193,7 +194,7 @@ fn ops_are_written_as_the_format_says() {
     let data = clear(&[(PayloadKind::Data, "2", 0x14)]);
     submit(PreparedCommand::Append(append(0xe1, known(0x53), known(0x52), None, data)));
     submit(PreparedCommand::Delete(deletion()));
-    let second = machine.seal(0).unwrap().frame;
+    let second = machine.seal().unwrap().frame;
     check("op 2: an event and the deletion of its stream, one microsecond later", &second);
 }
 

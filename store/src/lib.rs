@@ -22,6 +22,7 @@ pub mod restore;
 pub mod verify;
 pub mod words;
 
+mod chance;
 mod checkpoint;
 mod compress;
 mod disk;
@@ -45,6 +46,9 @@ mod reader;
 mod record;
 mod resolve;
 mod scrub;
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod sim;
 mod store;
 pub mod subscribe;
 mod tenant;

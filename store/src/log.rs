@@ -4,6 +4,7 @@
 
 mod ahead;
 mod chunks;
+mod fetch;
 pub(crate) mod frame;
 pub(crate) mod packed;
 pub(crate) mod recovery;
@@ -21,6 +22,7 @@ use crate::{
     limits::SEGMENT_BYTES_MAX,
 };
 use ahead::{Ahead, Pace, SPARE};
+pub(crate) use fetch::OpReader;
 
 /// The format that this version writes and reads.
 pub(crate) const FORMAT: u32 = 1;
@@ -180,6 +182,31 @@ impl Log {
     /// How far behind a page's beginning the next frame begins, where it fits the open segment.
     pub(crate) fn lead(&self) -> usize {
         (self.at % PAGE_BYTES) as usize
+    }
+
+    /// Removes what lies at `from` and behind it, durably. A crash in between is mended at the next start, by a
+    /// superblock that says where the log is being cut.
+    pub(crate) fn truncate(&mut self, from: &Written) -> io::Result<()> {
+        if from.segment.first_op != self.segment.first_op {
+            let files = recovery::list_segments(&*self.disk).map_err(io::Error::other)?;
+            let behind: Vec<String> =
+                files.into_iter().filter(|f| *f > from.segment.name).collect();
+            recovery::remove_behind(&*self.disk, &behind)?;
+            self.segments -= behind.len();
+            self.segment = Arc::clone(&from.segment);
+            // It was closed: the room behind it is gone, and the next op goes to a new segment.
+            self.room = self.segment.file().length()?;
+            self.at = self.room;
+            if let Some(ahead) = &self.ahead {
+                ahead.turn_to(self.segment.file(), self.room);
+            }
+        }
+        let file = self.segment.file();
+        recovery::blank(&*file, from.offset, self.at)?;
+        self.at = from.offset;
+        let page = self.at / PAGE_BYTES * PAGE_BYTES;
+        self.pages = vec![0; (self.at - page) as usize];
+        file.read_exact_at(&mut self.pages, page)
     }
 
     /// Writes a frame at `at` in whole pages: what lies before it in its first page is known, zeros lie behind it.

@@ -29,7 +29,7 @@ impl Bench {
     pub fn new(events: usize, bytes: usize) -> Self {
         let superblock = Superblock::fresh([2; 16]);
         let tenant = TenantShared::new(None, TENANT, [3; 16], None);
-        let mut machine = Machine::new(Replica::new(Recovered { superblock, tip: None }));
+        let mut machine = Machine::new(Replica::new(0, Recovered::alone(superblock, None)));
         machine.add_tenant(TENANT, 0, tenant.index.read().chain_head);
         let event = NewEvent {
             id: None,
@@ -78,8 +78,8 @@ impl Bench {
             prepared.seen_at = u64::MAX;
             self.machine.submit(self.clock, prepared, ());
         }
-        let sealed = self.machine.seal(0).expect("records were written");
-        let committed = self.machine.written(sealed.op, sealed.identity);
+        let sealed = self.machine.seal().expect("records were written");
+        let committed = self.machine.written(&sealed.header);
         committed.into_iter().next().expect("a quorum of one").frame
     }
 

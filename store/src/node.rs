@@ -1,5 +1,6 @@
 //! The node: one thread owns the log, the replica and the windows; others send it commands and wait.
 
+pub(crate) mod engine;
 pub(crate) mod machine;
 
 use std::{
@@ -14,22 +15,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kimberlite_consensus::{Header, Replica, Superblock};
+use kimberlite_consensus::{Header, Input, Replica, Superblock};
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use tokio::sync::oneshot;
 
 use crate::{
-    checkpoint::{Behind, Checkpoints},
+    checkpoint::Checkpoints,
     disk::{Disk, DiskFile},
-    error::ReadError,
+    error::{Damage, ReadError},
     index::{TenantBody, derived::Derived},
     kernel::Prepared,
     limits::{IDLE_SUPERBLOCK_MS, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX},
-    log::{Log, WriteError, Written, frame::Section, superblock::SuperblockFile},
+    log::{
+        Log, Written,
+        frame::{FrameHead, Section, read_section},
+        superblock::SuperblockFile,
+    },
     tenant::TenantShared,
     words::{TenantName, Timestamp},
 };
 
+use engine::{Done, Engine, Uncommitted};
 use machine::{Answer, Committed, Machine};
 
 /// The system tenant's reference.
@@ -290,10 +296,7 @@ impl Drop for NodeHandle {
 /// The receiving end: the thread's own state.
 pub(crate) struct Node {
     receiver: Receiver<Message>,
-    machine: Machine<oneshot::Sender<Reply>>,
-    files: Files,
-    checkpoints: Checkpoints,
-    tenants: Arc<Tenants>,
+    engine: Engine<oneshot::Sender<Reply>>,
     counters: Arc<Counters>,
     /// When something was committed that the superblock does not say.
     dirty_since: Option<Instant>,
@@ -305,6 +308,7 @@ impl Node {
     /// Starts the thread.
     pub(crate) fn start(
         replica: Replica,
+        suffix: Vec<Uncommitted>,
         files: Files,
         checkpoints: Checkpoints,
         tenants: Arc<Tenants>,
@@ -313,17 +317,10 @@ impl Node {
         let (sender, receiver) = sync_channel(QUEUE_COMMANDS_MAX);
         let counters = Arc::new(Counters::default());
         counters.segments.store(files.log.segments, Ordering::Relaxed);
-        let mut machine = Machine::new(replica);
-        for tenant in tenants.all() {
-            let index = tenant.index.read();
-            machine.add_tenant(tenant.reference, index.count, index.chain_head);
-        }
+        let engine = Engine::new(Machine::new(replica), files, checkpoints, tenants, suffix);
         let node = Self {
             receiver,
-            machine,
-            files,
-            checkpoints,
-            tenants,
+            engine,
             counters: Arc::clone(&counters),
             // What recovery found beyond the floor is durable, so the floor may rise. In a damaged log it
             // must stay where it is: it says what is missing.
@@ -332,7 +329,7 @@ impl Node {
         };
         let run = move || {
             // The owner of the log must not limp on: what it holds in memory may be wrong.
-            let disk = Arc::clone(&node.files.disk);
+            let disk = Arc::clone(&node.engine.files.disk);
             match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| node.run())) {
                 Ok(Ok(())) => {}
                 Ok(Err(Broken)) => disk.fatal(),
@@ -349,9 +346,6 @@ impl Node {
     fn run(mut self) -> Result<(), Broken> {
         loop {
             let closing = self.gather();
-            for (reply, answer) in self.machine.idle_answers() {
-                send(reply, Reply::Answer(answer));
-            }
             self.write()?;
             let overdue = Duration::from_millis(IDLE_SUPERBLOCK_MS);
             let idle = self.dirty_since.is_some_and(|since| since.elapsed() >= overdue);
@@ -382,7 +376,7 @@ impl Node {
                 }
                 Message::Close(closed) => return Some(closed),
             }
-            if self.machine.full() {
+            if self.engine.machine.full() {
                 return None;
             }
             message = match self.receiver.try_recv() {
@@ -394,17 +388,17 @@ impl Node {
 
     /// Between two ops everything that was written is committed.
     fn committed(&self) -> CommittedLog {
-        let (segment, at) = self.files.log.end();
-        let tenants = self.tenants.all().into_iter().map(|tenant| TenantTip {
+        let (segment, at) = self.engine.files.log.end();
+        let tenants = self.engine.tenants.all().into_iter().map(|tenant| TenantTip {
             name: tenant.name.clone(),
             reference: tenant.reference,
             log_id: tenant.log_id,
             records: tenant.index.read().count,
         });
         CommittedLog {
-            disk: Arc::clone(&self.files.disk),
-            cluster: self.files.log.cluster(),
-            tip: self.machine.tip().cloned(),
+            disk: Arc::clone(&self.engine.files.disk),
+            cluster: self.engine.files.log.cluster(),
+            tip: self.engine.machine.tip().cloned(),
             open: segment.first_op,
             file: segment.file(),
             at,
@@ -415,67 +409,53 @@ impl Node {
     fn take(&mut self, now: i64, prepared: Prepared, reply: oneshot::Sender<Reply>) {
         self.counters.queue_commands.fetch_sub(1, Ordering::Relaxed);
         self.counters.queue_bytes.fetch_sub(prepared.bytes, Ordering::Relaxed);
-        self.machine.submit(now, prepared, reply);
+        assert!(self.engine.leads(), "a cluster of one leads itself");
+        self.engine.submit(now, prepared, reply);
     }
 
     /// Writes the op that was built, applies it, publishes the tip, answers.
     fn write(&mut self) -> Result<(), Broken> {
-        if self.machine.has_records() && self.checkpoints.overdue() {
+        if self.engine.machine.has_records() && self.engine.checkpoints.overdue() {
             tracing::error!("nothing is written while no checkpoint can be");
             self.refuse_for_room();
             return Ok(());
         }
-        let lead = self.files.log.lead();
-        let Some(sealed) = self.machine.seal(lead) else { return Ok(()) };
-        let started = Instant::now();
-        let written = match self.files.log.append(&sealed.frame, sealed.op.0, sealed.parent) {
-            Ok(written) => written,
-            Err(error @ WriteError::NoRoom(_)) => {
-                tracing::error!(error = crate::error::chain(&error), "nothing is written");
-                self.refuse_for_room();
-                return Ok(());
+        let records = self.engine.records;
+        self.engine.seal(0).map_err(|stop| broken(&stop))?;
+        while self.engine.has_work() {
+            let started = Instant::now();
+            match self.engine.work(0) {
+                Ok(Done::Written { bytes, .. }) => self.count(started, bytes),
+                Ok(Done::Nothing | Done::Superblock(_) | Done::Truncated(_) | Done::Refused) => {}
+                Err(stop) if Engine::<oneshot::Sender<Reply>>::is_full(&stop) => {
+                    tracing::error!(error = crate::error::chain(&stop), "nothing is written");
+                    self.refuse_for_room();
+                }
+                Err(stop) => return Err(broken(&stop)),
             }
-            Err(error @ WriteError::Fatal(_)) => {
-                tracing::error!(error = crate::error::chain(&error), "the process stops");
-                return Err(Broken);
-            }
-        };
+        }
+        let records = self.engine.records - records;
+        self.counters.records.fetch_add(records, Ordering::Relaxed);
+        for (reply, answer) in self.engine.answers.drain(..) {
+            // A cluster of one is never deposed.
+            send(reply, answer.map_or(Reply::NoRoom, Reply::Answer));
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, started: Instant, bytes: usize) {
         self.counters.sync_nanos.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
         self.counters.ops.fetch_add(1, Ordering::Relaxed);
-        self.counters.bytes.fetch_add(sealed.frame.len() as u64, Ordering::Relaxed);
-        self.counters.segments.store(self.files.log.segments, Ordering::Relaxed);
-        for committed in self.machine.written(sealed.op, sealed.identity) {
-            self.apply(&written, committed)?;
-        }
+        self.counters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.counters.segments.store(self.engine.files.log.segments, Ordering::Relaxed);
         self.dirty_since.get_or_insert_with(Instant::now);
-        Ok(())
     }
 
     /// The commands of the op being built are not carried out.
     fn refuse_for_room(&mut self) {
-        for reply in self.machine.abandon(self.machine.commit()) {
+        for reply in self.engine.abandon() {
             send(reply, Reply::NoRoom);
         }
-    }
-
-    fn apply(
-        &mut self,
-        written: &Written,
-        committed: Committed<oneshot::Sender<Reply>>,
-    ) -> Result<(), Broken> {
-        let applied = apply(&self.tenants, &mut self.machine, written, &committed);
-        let records = applied.map_err(|error| {
-            tracing::error!(error = crate::error::chain(&error), "the process stops");
-            Broken
-        })?;
-        self.counters.records.fetch_add(records, Ordering::Relaxed);
-        for (reply, answer) in committed.answers {
-            send(reply, Reply::Answer(answer));
-        }
-        let bytes = committed.frame.len() as u64;
-        let behind = Behind { header: committed.header, written: written.clone(), bytes };
-        self.checkpoints.note(&self.tenants, records, &behind);
-        Ok(())
     }
 
     fn refresh_superblock(&mut self) -> Result<(), Broken> {
@@ -483,12 +463,18 @@ impl Node {
         if self.frozen {
             return Ok(());
         }
-        let Some(superblock) = self.machine.idle() else { return Ok(()) };
-        self.files.write_superblock(superblock).map_err(|error| {
-            tracing::error!(error = crate::error::chain(&error), "the process stops");
-            Broken
-        })
+        self.engine.step(0, Input::Idle).map_err(|stop| broken(&stop))?;
+        while self.engine.has_work() {
+            self.engine.work(0).map_err(|stop| broken(&stop))?;
+        }
+        Ok(())
     }
+}
+
+/// The disk or the indexes failed.
+fn broken(stop: &engine::Stop) -> Broken {
+    tracing::error!(error = crate::error::chain(stop), "the process stops");
+    Broken
 }
 
 /// Takes a committed op into the tenants' indexes and publishes their tips. Returns how many records it held.
@@ -502,10 +488,25 @@ fn apply<R>(
     committed: &Committed<R>,
 ) -> Result<u64, ReadError> {
     let mut records = 0;
-    for (section, (runs, hashes)) in Section::all(&committed.header).zip(&committed.sections) {
+    let mut at = 0;
+    if committed.sections.is_empty() {
+        at = FrameHead::decode(&committed.frame).expect("this frame was encoded here").body_at;
+    }
+    for (i, section) in Section::all(&committed.header).enumerate() {
+        let read;
+        let (runs, hashes) = if let Some((runs, hashes)) = committed.sections.get(i) {
+            (runs, Some(&hashes[..]))
+        } else {
+            let found = read_section(&committed.frame, &mut at, section.leaves_bytes as usize);
+            read = found.map_err(|(inside, what)| {
+                let offset = written.offset + inside as u64;
+                ReadError::from(Damage { file: written.segment.name.clone(), offset, what })
+            })?;
+            (&read, None)
+        };
         let tenant = tenants.by_reference(&section.tenant).expect("a known tenant");
         let mut index = tenant.index.write();
-        index.apply(&written.segment, written.offset, section, runs, Some(hashes))?;
+        index.apply(&written.segment, written.offset, section, runs, hashes)?;
         let created = std::mem::take(&mut index.tenants);
         // Held on to, so that the records stay where who waits for them is looked up.
         let index = RwLockWriteGuard::downgrade(index);

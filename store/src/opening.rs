@@ -1,8 +1,12 @@
 //! Brings back what the log says: from the last checkpoint, and from the ops behind it.
 
-use std::{collections::HashMap, fs::File, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::File,
+    sync::Arc,
+};
 
-use kimberlite_consensus::Header;
+use kimberlite_consensus::{Header, Op};
 
 use crate::{
     checkpoint::{Behind, Checkpoints, Due},
@@ -17,7 +21,7 @@ use crate::{
         frame::{Section, SectionRuns},
         recovery::{self, RecoveredOp, Recovery, Start, Visitor},
     },
-    node::Tenants,
+    node::{Tenants, engine::Uncommitted},
     words::TenantName,
 };
 
@@ -25,13 +29,39 @@ pub(crate) fn io_error(action: &'static str) -> impl FnOnce(std::io::Error) -> O
     move |source| OpenError::Io { action, path: ".".into(), source }
 }
 
-/// Brings back what the log says, from the last checkpoint on. `known` adds tenants that no log tells of.
+/// Brings back what the log of a cluster of one says, from the last checkpoint on. `known` adds tenants that no log
+/// tells of.
+#[cfg(test)]
 pub(crate) fn recover(
     disk: &Arc<dyn Disk>,
     due: Due,
     lock: Option<File>,
     known: &dyn Fn(&Tenants),
 ) -> Result<(Arc<Tenants>, Checkpoints, Recovery), OpenError> {
+    let Opened { tenants, checkpoints, recovery, .. } = open(disk, due, lock, known, 0)?;
+    Ok((tenants, checkpoints, recovery))
+}
+
+/// What was brought back.
+pub(crate) struct Opened {
+    pub(crate) tenants: Arc<Tenants>,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) recovery: Recovery,
+    /// Header of the last op that was taken in.
+    pub(crate) committed: Option<Header>,
+    /// The ops behind it.
+    pub(crate) suffix: Vec<Uncommitted>,
+}
+
+/// Brings back what the log says. Its last `holds` ops are not taken in, but for those that the superblock knows to be
+/// committed.
+pub(crate) fn open(
+    disk: &Arc<dyn Disk>,
+    due: Due,
+    lock: Option<File>,
+    known: &dyn Fn(&Tenants),
+    holds: usize,
+) -> Result<Opened, OpenError> {
     let cluster = recovery::cluster(&**disk)?;
     let derived =
         Derived::open(Arc::clone(disk), lock).map_err(io_error("opening the index in"))?;
@@ -49,9 +79,18 @@ pub(crate) fn recover(
     known(&tenants);
     let checkpoints = Checkpoints::start(Arc::clone(disk), derived, next_run, due);
     let checkpoints = checkpoints.map_err(io_error("starting the writer of checkpoints in"))?;
-    let mut replay = Replay { tenants: Arc::clone(&tenants), checkpoints, failed: None };
+    let mut replay = Replay {
+        tenants: Arc::clone(&tenants),
+        checkpoints,
+        failed: None,
+        committed: start.as_ref().map(|s| s.header.clone()),
+        holds,
+        held: VecDeque::new(),
+    };
     let recovered = recovery::recover(&**disk, &mut replay, start.as_ref())?;
-    let Replay { mut checkpoints, failed, .. } = replay;
+    replay.take_in(recovered.superblock.commit);
+    let suffix = replay.suffix().map_err(io_error("reading the end of the log in"))?;
+    let Replay { mut checkpoints, failed, committed, .. } = replay;
     if let Some(error) = failed {
         return Err(match error {
             ReadError::Damaged(damage) => damage.into(),
@@ -64,7 +103,7 @@ pub(crate) fn recover(
     if recovered.damage.is_some() {
         checkpoints.stop();
     }
-    Ok((tenants, checkpoints, recovered))
+    Ok(Opened { tenants, checkpoints, recovery: recovered, committed, suffix })
 }
 
 /// Takes the tenants from the last checkpoint: where to read the log on from, and the number of the next run.
@@ -143,27 +182,31 @@ pub(crate) struct Replay {
     pub(crate) checkpoints: Checkpoints,
     /// The database of names failed: nothing further is taken in.
     pub(crate) failed: Option<ReadError>,
+    /// Header of the last op that was taken in.
+    committed: Option<Header>,
+    /// So many of the last ops are held back.
+    holds: usize,
+    held: VecDeque<Held>,
+}
+
+/// An op that may not be committed.
+struct Held {
+    segment: Arc<Segment>,
+    offset: u64,
+    length: u64,
+    header: Header,
+    sections: Vec<(Section, Result<SectionRuns, Damage>)>,
 }
 
 impl Visitor for Replay {
     fn op(&mut self, op: RecoveredOp<'_>) {
-        if self.failed.is_some() {
-            return;
-        }
-        let mut records = 0;
-        let mut damaged = false;
-        for (section, runs) in op.sections {
-            records += u64::from(section.records);
-            damaged |= !self.section(op.segment, op.offset, section, runs);
-        }
-        if damaged {
-            self.checkpoints.stop();
-        }
-        let written = Written { segment: Arc::clone(op.segment), offset: op.offset };
-        let behind = Behind { header: op.header.clone(), written, bytes: op.length };
-        self.checkpoints.note(&self.tenants, records, &behind);
-        if self.checkpoints.overdue() {
-            tracing::debug!("reading on without room for a checkpoint");
+        let RecoveredOp { segment, offset, length, header, sections } = op;
+        let (segment, header) = (Arc::clone(segment), header.clone());
+        self.held.push_back(Held { segment, offset, length, header, sections });
+        if self.held.len() > self.holds
+            && let Some(first) = self.held.pop_front()
+        {
+            self.apply(first);
         }
     }
 
@@ -178,6 +221,47 @@ impl Visitor for Replay {
 }
 
 impl Replay {
+    /// Takes in what was held back, up to `last`.
+    fn take_in(&mut self, last: Op) {
+        while let Some(first) = self.held.pop_front_if(|h| h.header.op <= last) {
+            self.apply(first);
+        }
+    }
+
+    /// What is still held back.
+    fn suffix(&mut self) -> std::io::Result<Vec<Uncommitted>> {
+        let read = |held: Held| {
+            let Held { segment, offset, length, header, .. } = held;
+            let mut frame = vec![0; length as usize];
+            segment.file().read_exact_at(&mut frame, offset)?;
+            let written = Written { segment, offset };
+            Ok(Uncommitted { header, written, frame: frame.into() })
+        };
+        self.held.drain(..).map(read).collect()
+    }
+
+    fn apply(&mut self, op: Held) {
+        self.committed = Some(op.header.clone());
+        if self.failed.is_some() {
+            return;
+        }
+        let mut records = 0;
+        let mut damaged = false;
+        for (section, runs) in op.sections {
+            records += u64::from(section.records);
+            damaged |= !self.section(&op.segment, op.offset, section, runs);
+        }
+        if damaged {
+            self.checkpoints.stop();
+        }
+        let written = Written { segment: op.segment, offset: op.offset };
+        let behind = Behind { header: op.header, written, bytes: op.length };
+        self.checkpoints.note(&self.tenants, records, &behind);
+        if self.checkpoints.overdue() {
+            tracing::debug!("reading on without room for a checkpoint");
+        }
+    }
+
     /// Takes in one section; says whether it is whole.
     fn section(
         &mut self,

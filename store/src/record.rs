@@ -146,7 +146,7 @@ impl Payloads {
     /// Adds a clear payload: salts it and commits to it.
     pub(crate) fn push_clear(&mut self, kind: PayloadKind, json: &[u8]) {
         debug_assert!(self.heads.last().is_none_or(|(last, _)| *last < kind), "ascending kinds");
-        let salt: [u8; SALT_BYTES] = rand::random();
+        let salt: [u8; SALT_BYTES] = crate::chance::random();
         let length = (SALT_BYTES + json.len()) as u32;
         self.stored.reserve(ENTRY_HEAD_BYTES + SALT_BYTES + json.len());
         self.stored.push(0);

@@ -6,6 +6,7 @@ use crate::{
     append::{
         Append, AppendError, Condition, DeleteStream, MatchItem, NewEvent, Receipt, StreamAppend,
     },
+    chance,
     error::ReadError,
     fragment::RecordReader,
     index::{IdempotencyBody, Search, StreamHead, TenantIndex, View, idempotency_digest},
@@ -90,7 +91,7 @@ fn stream_head(
 /// A version 7 UUID. Its random part comes from this process's generator: asking the system for each is dear.
 pub(crate) fn new_id() -> [u8; 16] {
     let millis = (Timestamp::now().micros() / 1000).unsigned_abs();
-    let random: [u8; 10] = rand::random();
+    let random: [u8; 10] = chance::random();
     uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().into_bytes()
 }
 

@@ -26,7 +26,7 @@ use crate::{
     limits::{CHECKPOINT_BYTES, CHECKPOINT_RECORDS_MAX, RESOLVE_TRIES_MAX, SEGMENT_BYTES_MAX},
     log::{Log, recovery},
     node::{Files, Node, NodeHandle, Refused, Reply, SYSTEM, Tenants, machine::Answer},
-    opening::{io_error, recover},
+    opening::{self, Opened, io_error},
     read::{Batch, Cursor, RecordView, Selection, Shape, StoredEvent, StreamInfo},
     reader::{Reader, cursor_at},
     record::{PayloadKind, Payloads},
@@ -151,11 +151,13 @@ impl Store {
             recovery::create(&*disk, Superblock::fresh(rand::random()), segment_bytes)?;
         }
         let cluster = recovery::cluster(&*disk)?;
-        let (tenants, checkpoints, recovered) = recover(&disk, due, lock, &|tenants| {
+        let known = |tenants: &Tenants| {
             if tenants.by_reference(&SYSTEM).is_none() {
                 tenants.add(Arc::new(tenants.make(None, SYSTEM, cluster)));
             }
-        })?;
+        };
+        let Opened { tenants, checkpoints, recovery: recovered, committed, suffix } =
+            opening::open(&disk, due, lock, &known, 0)?;
         for tenant in tenants.all() {
             let count = tenant.index.read().count;
             tenant.tip.send_replace(count);
@@ -164,13 +166,13 @@ impl Store {
             }
         }
         let mut superblock = recovered.superblock;
-        let tip = recovered.tip;
+        let tip = if recovered.damage.is_some() { recovered.tip } else { committed };
         if recovered.damage.is_some() {
             // Nothing will be written, and the floor on disk stays as it is.
             let op = tip.as_ref().map_or(Op(0), |h| h.op);
             superblock.commit = superblock.commit.min(op);
         }
-        let replica = Replica::new(Recovered { superblock, tip });
+        let replica = Replica::new(0, Recovered::alone(superblock, tip));
         let log = Log::new(
             Arc::clone(&disk),
             superblock.cluster,
@@ -184,7 +186,7 @@ impl Store {
         files.reserve().map_err(io_error("setting room aside in"))?;
         let damaged = recovered.damage.is_some();
         let counters = checkpoints.counters();
-        let node = Node::start(replica, files, checkpoints, Arc::clone(&tenants), damaged)
+        let node = Node::start(replica, suffix, files, checkpoints, Arc::clone(&tenants), damaged)
             .map_err(io_error("starting the owner of the log in"))?;
         let fragments = Mutex::new(FragmentCache::default());
         let shared = Shared {
@@ -541,8 +543,8 @@ fn prepare_tenant(
 ) -> (PreparedTenant, u64) {
     let body = TenantBody {
         tenant: name.to_string(),
-        reference: Hex(&rand::random::<[u8; 16]>()).to_string(),
-        log_id: Hex(&rand::random::<[u8; 16]>()).to_string(),
+        reference: Hex(&crate::chance::random::<[u8; 16]>()).to_string(),
+        log_id: Hex(&crate::chance::random::<[u8; 16]>()).to_string(),
     };
     let mut payloads = Payloads::default();
     let json = serde_json::to_vec(&body).expect("plain fields serialise");

@@ -65,7 +65,7 @@ pub struct Reference(pub [u8; 16]);
 impl Reference {
     /// A new random reference.
     pub fn random() -> Self {
-        Self(rand::random())
+        Self(crate::chance::random())
     }
 }
 
@@ -120,7 +120,7 @@ impl Timestamp {
 
     /// The wall clock.
     pub fn now() -> Self {
-        Self(jiff::Timestamp::now().as_microsecond())
+        Self(crate::chance::now_us())
     }
 
     /// Microseconds since 1970-01-01 UTC.

@@ -17,6 +17,7 @@ use super::{Disk, DiskFile};
 const SECTOR: usize = 512;
 
 /// How an operation fails.
+#[cfg_attr(not(test), expect(dead_code, reason = "the simulator takes the power alone"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The device reports an error and nothing was done. After a failed sync what was to be synced is lost.
@@ -41,6 +42,8 @@ struct State {
     fault: Option<(u64, Fault)>,
     read_fault: Option<u64>,
     off: bool,
+    /// Says that it synced a file of the log, and did not.
+    forgets: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -163,23 +166,33 @@ impl SimulatedDisk {
         state.fault = Some((state.operations + n, fault));
     }
 
+    /// From now on a sync of the log does nothing.
+    #[cfg(feature = "sim")]
+    pub(crate) fn forget_syncs(&self) {
+        self.state.lock().forgets = true;
+    }
+
     /// The n-th read from now on fails.
+    #[cfg(test)]
     pub(crate) fn fail_read(&self, n: u64) {
         let mut state = self.state.lock();
         state.read_fault = Some(state.reads + n);
     }
 
     /// Changing operations so far.
+    #[cfg(test)]
     pub(crate) fn operations(&self) -> u64 {
         self.state.lock().operations
     }
 
     /// Reads so far.
+    #[cfg(test)]
     pub(crate) fn reads(&self) -> u64 {
         self.state.lock().reads
     }
 
     /// How many units a crash now would decide about.
+    #[cfg(test)]
     pub(crate) fn units(&self) -> usize {
         let state = self.state.lock();
         state.files.iter().map(|f| f.changes.len()).sum::<usize>() + state.name_changes.len()
@@ -206,6 +219,7 @@ impl SimulatedDisk {
             files: files.collect(),
             durable_names: names.clone(),
             names,
+            forgets: state.forgets,
             ..State::default()
         };
         Arc::new(Self { state: Arc::new(Mutex::new(left)) })
@@ -330,6 +344,11 @@ impl DiskFile for SimulatedFile {
     fn sync(&self) -> io::Result<()> {
         self.on(|state| {
             let fault = state.operate()?;
+            let of_log =
+                |(name, inode): (&String, &usize)| *inode == self.inode && name.starts_with("log/");
+            if state.forgets && state.names.iter().any(of_log) {
+                return Ok(());
+            }
             let file = &mut state.files[self.inode];
             let changes = std::mem::take(&mut file.changes);
             if fault.is_some() {

@@ -143,7 +143,31 @@ pub(crate) fn encode_frame(
     lead: usize,
 ) -> (Bytes, Vec<SectionRuns>) {
     let bytes = |runs: &Runs| blocks_bytes(&runs.leaves) + blocks_bytes(&runs.payloads);
-    let body: usize = sections.iter().map(bytes).sum();
+    let body = sections.iter().map(bytes).sum();
+    let (mut out, frame_at, length) = front(header, previous, body, lead);
+    let mut placed = Vec::with_capacity(sections.len());
+    for Runs { leaves, payloads } in sections {
+        let leaf_blocks = push_blocks(&mut out, frame_at, BlockKind::Leaves, &leaves);
+        let payload_blocks = push_blocks(&mut out, frame_at, BlockKind::Payloads, &payloads);
+        placed.push(SectionRuns { leaves, payloads, leaf_blocks, payload_blocks });
+    }
+    (finish(out, frame_at, length), placed)
+}
+
+/// Builds the frame of an op around its sections' blocks, which are as they came.
+pub(crate) fn frame_around(header: &Header, previous: Option<&Header>, body: &[u8]) -> Bytes {
+    let (mut out, frame_at, length) = front(header, previous, body.len(), 0);
+    out.extend_from_slice(body);
+    finish(out, frame_at, length)
+}
+
+/// Begins a frame: the buffer, where in it the frame begins, and how long it will be.
+fn front(
+    header: &Header,
+    previous: Option<&Header>,
+    body: usize,
+    lead: usize,
+) -> (Vec<u8>, usize, usize) {
     let header = header.encode();
     let previous = previous.map(Header::encode).unwrap_or_default();
     let length = FRAME_HEAD_BYTES + header.len() + previous.len() + body + FRAME_TAIL_BYTES;
@@ -161,15 +185,13 @@ pub(crate) fn encode_frame(
     out.extend_from_slice(&crc.finalize().to_le_bytes());
     out.extend_from_slice(&header);
     out.extend_from_slice(&previous);
-    let mut placed = Vec::with_capacity(sections.len());
-    for Runs { leaves, payloads } in sections {
-        let leaf_blocks = push_blocks(&mut out, frame_at, BlockKind::Leaves, &leaves);
-        let payload_blocks = push_blocks(&mut out, frame_at, BlockKind::Payloads, &payloads);
-        placed.push(SectionRuns { leaves, payloads, leaf_blocks, payload_blocks });
-    }
+    (out, frame_at, length)
+}
+
+fn finish(mut out: Vec<u8>, frame_at: usize, length: usize) -> Bytes {
     out.extend_from_slice(&frame_tail(length));
     assert!(out.len() == frame_at + length, "the length was known before");
-    (Bytes::from(out).slice(frame_at..), placed)
+    Bytes::from(out).slice(frame_at..)
 }
 
 /// An empty buffer for `length` bytes; for many, with as much in front as [`encode_frame`] promises.

@@ -16,7 +16,7 @@ use super::{
     superblock::{self, SuperblockError, SuperblockFile},
 };
 use crate::{
-    disk::Disk,
+    disk::{Disk, DiskFile},
     error::{Damage, OpenError},
 };
 
@@ -155,11 +155,19 @@ pub(crate) fn recover(
     for folder in ["", FOLDER] {
         disk.sync_folder(folder).map_err(io_error("syncing", folder))?;
     }
-    let (superblock_file, superblock) = open_superblock(disk)?;
+    let (mut superblock_file, mut superblock) = open_superblock(disk)?;
     let scanned = scan(disk, superblock, visitor, start)?;
-    let Scanned { tip, segment, at, segments, damage } = scanned;
+    let Scanned { tip, segment, at, mut segments, damage } = scanned;
     // What was read may not be durable yet, if the process before this one was killed between write and sync.
     segment.file().sync().map_err(io_error("syncing", &segment.name))?;
+    if superblock.cut.is_some() && damage.is_none() {
+        let files = list_segments(disk)?;
+        let behind: Vec<String> = files.into_iter().filter(|f| *f > segment.name).collect();
+        segments -= behind.len();
+        remove_behind(disk, &behind).map_err(io_error("cutting", FOLDER))?;
+        superblock.cut = None;
+        superblock_file.write(superblock).map_err(io_error("writing", superblock::NAME))?;
+    }
     Ok(Recovery { superblock_file, superblock, tip, segment, at, segments, damage })
 }
 
@@ -187,7 +195,7 @@ pub(crate) fn scan(
         let resume = start.filter(|_| before.as_ref() == Some(path)).map(|s| s.frame.1);
         let (segment, at) = scan.segment(disk, path, files.get(i + 1), resume)?;
         last = Some((segment, at));
-        if scan.damage.is_some() {
+        if scan.cuts() || scan.damage.is_some() {
             break;
         }
     }
@@ -198,6 +206,28 @@ pub(crate) fn scan(
     scan.check_floor(&segment, at);
     let Scan { tip, damage, .. } = scan;
     Ok(Scanned { tip, segment, at, segments: files.len(), damage })
+}
+
+/// Overwrites with zeros, durably.
+pub(crate) fn blank(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; CHUNK_BYTES];
+    let mut at = from;
+    while at < to {
+        let n = (to - at).min(CHUNK_BYTES as u64) as usize;
+        file.write_all_at(&zeros[..n], at)?;
+        at += n as u64;
+    }
+    file.sync()
+}
+
+/// Removes segments that are behind the log's end.
+pub(crate) fn remove_behind(disk: &dyn Disk, segments: &[String]) -> io::Result<()> {
+    // The last one first: what is there after a crash follows on what lies before it.
+    for segment in segments.iter().rev() {
+        disk.remove(segment)?;
+        disk.sync_folder(FOLDER)?;
+    }
+    Ok(())
 }
 
 /// The segments' paths, in order.
@@ -267,6 +297,9 @@ impl Scan<'_> {
         let mut file = Chunks::new(segment)?;
         let mut at = from;
         loop {
+            if self.cuts() {
+                return self.cut(&mut file, at);
+            }
             let mark = file.get(at, END_MARK_BYTES as usize)?;
             if let Some(next_op) = read_end_mark(&mark) {
                 if next.is_none() || Op(next_op) != self.next_op() {
@@ -300,6 +333,11 @@ impl Scan<'_> {
                 },
             }
         }
+    }
+
+    /// Whether the log ends here because a crash came while it was being cut.
+    fn cuts(&self) -> bool {
+        self.superblock.cut.is_some_and(|cut| self.next_op() > cut)
     }
 
     fn follows(&self, head: &FrameHead) -> bool {
@@ -408,16 +446,8 @@ impl Scan<'_> {
     fn cut(&mut self, file: &mut Chunks, at: u64) -> io::Result<u64> {
         tracing::info!(segment = file.segment.name, offset = at, "a torn write is cut");
         self.visitor.mends(Damage { file: file.segment.name.clone(), offset: at, what: TORN });
-        let segment = Arc::clone(&file.segment);
         let end = file.last_nonzero(at)?.map_or(at, |last| last + 1);
-        let zeros = vec![0; CHUNK_BYTES];
-        let mut from = at;
-        while from < end {
-            let n = (end - from).min(CHUNK_BYTES as u64) as usize;
-            segment.file().write_all_at(&zeros[..n], from)?;
-            from += n as u64;
-        }
-        segment.file().sync()?;
+        blank(&*file.segment.file(), at, end)?;
         Ok(at)
     }
 

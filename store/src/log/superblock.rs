@@ -11,6 +11,8 @@ const MAGIC: &[u8; 8] = b"KMBLSUP1";
 const COPIES: u64 = 4;
 pub(crate) const COPY_BYTES: u64 = 4096;
 const SEALED_BYTES: usize = 8 + 4 + 4 + 8 + 16 + 8 + 8 + 8 + 8 + 32;
+/// Bytes of a copy at most, behind which there are zeros: it is longer while the log is being cut.
+const SAID_BYTES: usize = SEALED_BYTES + 8 + 32;
 
 /// The file that holds the superblock.
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl SuperblockFile {
         let file = disk.open(NAME)?;
         let mut best = None;
         for copy in 0..COPIES {
-            let mut bytes = [0; SEALED_BYTES + 32];
+            let mut bytes = [0; SAID_BYTES];
             if file.read_exact_at(&mut bytes, copy * COPY_BYTES).is_err() {
                 continue;
             }
@@ -75,7 +77,9 @@ impl SuperblockFile {
     /// [`io::ErrorKind::StorageFull`] it can be tried again.
     pub(crate) fn write(&mut self, superblock: Superblock) -> io::Result<()> {
         self.sequence += 1;
-        let bytes = encode(superblock, self.sequence);
+        let mut bytes = encode(superblock, self.sequence);
+        // Over what a longer copy left.
+        bytes.resize(SAID_BYTES, 0);
         for half in [0, 2] {
             self.file.write_all_at(&bytes, half * COPY_BYTES)?;
             self.file.write_all_at(&bytes, (half + 1) * COPY_BYTES)?;
@@ -113,6 +117,9 @@ fn encode(s: Superblock, sequence: u64) -> Vec<u8> {
     }
     out.extend_from_slice(&s.identity.0);
     assert!(out.len() == SEALED_BYTES);
+    if let Some(op) = s.cut {
+        out.extend_from_slice(&op.0.to_le_bytes());
+    }
     let seal = *blake3::hash(&out).as_bytes();
     out.extend_from_slice(&seal);
     out
@@ -121,17 +128,23 @@ fn encode(s: Superblock, sequence: u64) -> Vec<u8> {
 /// Reads a copy as it may lie on disk.
 #[cfg(feature = "fuzz")]
 pub(crate) fn decode_copy(bytes: &[u8]) {
-    if let Some(copy) = bytes.get(..SEALED_BYTES + 32) {
-        decode(copy.try_into().expect("as long as a copy"));
+    if let Some(copy) = bytes.first_chunk() {
+        decode(copy);
     }
 }
 
 /// Format, sequence and content of a copy that holds.
-fn decode(bytes: &[u8; SEALED_BYTES + 32]) -> Option<(u32, u64, Superblock)> {
-    let (sealed, seal) = bytes.split_at(SEALED_BYTES);
-    if sealed[..8] != MAGIC[..] || seal != blake3::hash(sealed).as_bytes() {
+fn decode(bytes: &[u8; SAID_BYTES]) -> Option<(u32, u64, Superblock)> {
+    let holds = |sealed: usize| {
+        let seal = &bytes[sealed..sealed + 32];
+        seal == blake3::hash(&bytes[..sealed]).as_bytes()
+            && bytes[sealed + 32..].iter().all(|b| *b == 0)
+    };
+    let cut = holds(SEALED_BYTES + 8);
+    if bytes[..8] != MAGIC[..] || !(cut || holds(SEALED_BYTES)) {
         return None;
     }
+    let sealed = &bytes[..SEALED_BYTES + 8];
     let u32_at = |at: usize| u32::from_le_bytes(sealed[at..at + 4].try_into().expect("4"));
     let u64_at = |at: usize| u64::from_le_bytes(sealed[at..at + 8].try_into().expect("8"));
     let superblock = Superblock {
@@ -142,6 +155,7 @@ fn decode(bytes: &[u8; SEALED_BYTES + 32]) -> Option<(u32, u64, Superblock)> {
         log_view: View(u64_at(56)),
         commit: Op(u64_at(64)),
         identity: Identity(sealed[72..104].try_into().expect("32")),
+        cut: cut.then(|| Op(u64_at(SEALED_BYTES))),
     };
     Some((u32_at(8), u64_at(16), superblock))
 }
@@ -160,7 +174,22 @@ mod tests {
             log_view: View(3),
             commit: Op(commit),
             identity: Identity([4; 32]),
+            cut: None,
         }
+    }
+
+    #[test]
+    fn a_cut_is_remembered_until_it_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = &RealDisk::new(folder.path());
+        let mut file = SuperblockFile::create(disk, superblock(1)).unwrap();
+        let cutting = Superblock { cut: Some(Op(9)), ..superblock(2) };
+        file.write(cutting).unwrap();
+        assert_eq!(SuperblockFile::open(disk).unwrap().1, cutting);
+        assert!(damaged_copies(disk).unwrap().is_empty());
+        file.write(superblock(3)).unwrap();
+        assert_eq!(SuperblockFile::open(disk).unwrap().1, superblock(3));
+        assert!(damaged_copies(disk).unwrap().is_empty(), "nothing is left of the longer copy");
     }
 
     #[test]

@@ -119,6 +119,10 @@ impl ClosedFrames {
         Ok(Self { cluster, file: Chunks::new(segment)?, at, end, last, ended })
     }
 
+    pub(crate) fn segment(&self) -> &Segment {
+        &self.file.segment
+    }
+
     /// The next frame; `None` behind the last one.
     pub(crate) fn next(&mut self) -> io::Result<Option<Frame>> {
         let mark = self.file.get(self.at, END_MARK_BYTES as usize)?;

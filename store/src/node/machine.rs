@@ -15,7 +15,7 @@ mod model;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use kimberlite_consensus::{Header, Identity, Input, Op, Outbox, Output, Replica, Superblock};
+use kimberlite_consensus::{Header, Input, Op, Outbox, Output, Replica};
 
 use crate::{
     append::Receipt,
@@ -51,9 +51,7 @@ pub(crate) enum Answer {
 /// One op on its way to the disk.
 #[derive(Debug)]
 pub(crate) struct Sealed {
-    pub(crate) op: Op,
-    pub(crate) identity: Identity,
-    pub(crate) parent: Identity,
+    pub(crate) header: Header,
     pub(crate) frame: Bytes,
 }
 
@@ -62,7 +60,7 @@ pub(crate) struct Sealed {
 pub(crate) struct Committed<R> {
     pub(crate) header: Header,
     pub(crate) frame: Bytes,
-    /// Section by section: its runs, and its records' hashes.
+    /// Section by section: its runs, and its records' hashes; none where the op was not made here.
     pub(crate) sections: Vec<(SectionRuns, Vec<Hash>)>,
     pub(crate) answers: Vec<(R, Answer)>,
 }
@@ -304,9 +302,9 @@ impl<R> Machine<R> {
     }
 
     /// Closes the op being built and says what to write, `lead` bytes behind the beginning of a page if that can be;
-    /// `None` where it holds no records.
-    pub(crate) fn seal(&mut self, lead: usize) -> Option<Sealed> {
-        if self.building.is_empty() {
+    /// `None` where it holds no records. What else is to be done is pushed to `out`.
+    pub(crate) fn seal_to(&mut self, now_ms: u64, lead: usize, out: &mut Outbox) -> Option<Sealed> {
+        if self.building.is_empty() || !self.replica.takes_requests() {
             return None;
         }
         let mut table = Vec::new();
@@ -326,40 +324,79 @@ impl<R> Machine<R> {
             hashes.push(building.hashes);
         }
         (self.building_records, self.building_bytes) = (0, 0);
-        let mut out = Outbox::new();
         let sections = Bytes::from(table);
-        self.replica.step(Input::Request { time_us: self.building_time, sections }, &mut out);
-        let Some(Output::Write { header, previous }) = out.pop() else {
-            unreachable!("a primary answers a request with a write")
+        let time_us = self.building_time;
+        let mut prepared = Outbox::new();
+        self.replica.step(now_ms, Input::Request { time_us, sections }, &mut prepared);
+        let mut prepared = prepared.into_iter();
+        let Some(Output::Write { header, previous, .. }) = prepared.next() else {
+            unreachable!("a primary answers a request with a write first")
         };
+        out.extend(prepared);
         let (frame, runs) = encode_frame(&header, previous.as_ref(), body, lead);
         let sections = runs.into_iter().zip(hashes).collect();
-        let sealed = Sealed {
-            op: header.op,
-            identity: header.identity(),
-            parent: header.parent,
-            frame: frame.clone(),
-        };
+        let sealed = Sealed { header: header.clone(), frame: frame.clone() };
         let answers = std::mem::take(&mut self.waiting);
         self.in_flight.push_back(InFlight { header, frame, sections, answers });
         Some(sealed)
     }
 
-    /// An op is durable: what is committed by that, in order.
-    pub(crate) fn written(&mut self, op: Op, identity: Identity) -> Vec<Committed<R>> {
+    #[cfg(any(test, feature = "bench"))]
+    /// [`Machine::seal_to`], where there is nobody to send anything to.
+    pub(crate) fn seal(&mut self) -> Option<Sealed> {
+        self.seal_to(0, 0, &mut Outbox::new())
+    }
+
+    #[cfg(any(test, feature = "bench"))]
+    /// An op is durable: what is committed by that, in order, in a cluster of one.
+    pub(crate) fn written(&mut self, header: &Header) -> Vec<Committed<R>> {
+        let (op, identity) = (header.op, header.identity());
         let mut out = Outbox::new();
-        self.replica.step(Input::Written { op, identity }, &mut out);
+        self.replica.step(0, Input::Written { op, identity }, &mut out);
         let Some(Output::Commit { op }) = out.pop() else { return Vec::new() };
         let mut committed = Vec::new();
-        while self.in_flight.front().is_some_and(|f| f.header.op <= op) {
-            let InFlight { header, frame, sections, answers } =
-                self.in_flight.pop_front().expect("seen just now");
-            for window in self.windows.values_mut() {
-                window.commit(header.op.0);
-            }
-            committed.push(Committed { header, frame, sections, answers });
+        while let Some(next) = self.in_flight.front().map(|f| f.header.op).filter(|o| *o <= op) {
+            committed.extend(self.committed(next));
         }
         committed
+    }
+
+    /// An op that was made here is committed; `None` where another made it.
+    pub(crate) fn committed(&mut self, op: Op) -> Option<Committed<R>> {
+        if self.in_flight.front().is_none_or(|f| f.header.op != op) {
+            return None;
+        }
+        let InFlight { header, frame, sections, answers } = self.in_flight.pop_front()?;
+        for window in self.windows.values_mut() {
+            window.commit(header.op.0);
+        }
+        Some(Committed { header, frame, sections, answers })
+    }
+
+    /// Answers that wait for the op being built.
+    #[cfg(feature = "sim")]
+    pub(crate) fn take_waiting(&mut self) -> Vec<(R, Answer)> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Something happened to the replica.
+    pub(crate) fn step(&mut self, now_ms: u64, input: Input, out: &mut Outbox) {
+        self.replica.step(now_ms, input, out);
+    }
+
+    /// The replica that orders the ops.
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Nothing that is in flight or being built is decided here any more: returns whose answers are void. What was
+    /// written lately is forgotten, until [`Machine::add_tenant`] tells of it anew.
+    pub(crate) fn depose(&mut self) -> Vec<R> {
+        self.windows.clear();
+        self.building.clear();
+        (self.building_records, self.building_bytes) = (0, 0);
+        let gone = std::mem::take(&mut self.in_flight).into_iter().flat_map(|f| f.answers);
+        gone.chain(std::mem::take(&mut self.waiting)).map(|(reply, _)| reply).collect()
     }
 
     /// Answers that rest on committed state alone: they need not wait. Others join the op they rest on.
@@ -390,7 +427,7 @@ impl<R> Machine<R> {
     /// Everything behind `after` never happened, the op being built included; returns whose answers are void.
     /// What waits for no op is void too: it may rest on one that is gone.
     pub(crate) fn abandon(&mut self, after: Op) -> Vec<R> {
-        self.replica.step(Input::Abandoned { after }, &mut Outbox::new());
+        self.replica.step(0, Input::Abandoned { after }, &mut Outbox::new());
         for window in self.windows.values_mut() {
             window.abandon(after.0);
         }
@@ -399,15 +436,5 @@ impl<R> Machine<R> {
         let stays = self.in_flight.partition_point(|f| f.header.op <= after);
         let gone = self.in_flight.split_off(stays).into_iter().flat_map(|f| f.answers);
         gone.chain(std::mem::take(&mut self.waiting)).map(|(reply, _)| reply).collect()
-    }
-
-    /// The superblock to write when it no longer says what is committed.
-    pub(crate) fn idle(&mut self) -> Option<Superblock> {
-        let mut out = Outbox::new();
-        self.replica.step(Input::Idle, &mut out);
-        match out.pop() {
-            Some(Output::WriteSuperblock(superblock)) => Some(superblock),
-            _ => None,
-        }
     }
 }

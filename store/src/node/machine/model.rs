@@ -310,7 +310,7 @@ fn start(simulated: Arc<SimulatedDisk>) -> World {
         recovered.segments,
     )
     .unwrap();
-    let mut machine = Machine::new(Replica::new(Recovered { superblock, tip }));
+    let mut machine = Machine::new(Replica::new(0, Recovered::alone(superblock, tip)));
     {
         let index = tenant.index.read();
         assert_eq!(index.damage, None);
@@ -337,9 +337,10 @@ impl World {
     /// Writes the oldest sealed op; returns what was answered.
     fn write(&mut self) -> Vec<(u64, Answer)> {
         let sealed = self.pipeline.remove(0);
-        let written = self.log.append(&sealed.frame, sealed.op.0, sealed.parent).unwrap();
+        let written =
+            self.log.append(&sealed.frame, sealed.header.op.0, sealed.header.parent).unwrap();
         let mut answers = Vec::new();
-        for committed in self.machine.written(sealed.op, sealed.identity) {
+        for committed in self.machine.written(&sealed.header) {
             let (tenants, machine) = (&self.tenants, &mut self.machine);
             let records = apply(tenants, machine, &written, &committed).unwrap();
             let bytes = committed.frame.len() as u64;
@@ -483,7 +484,7 @@ fn run(seed: u64) -> [usize; 7] {
                 let idle = world.machine.idle_answers();
                 assert!(idle.is_empty() || world.pipeline.is_empty(), "answers wait");
                 take(idle, &mut expected, &mut answered);
-                if let Some(sealed) = world.machine.seal(0) {
+                if let Some(sealed) = world.machine.seal() {
                     world.pipeline.push(sealed);
                     sealed_models.push(model.clone());
                 }

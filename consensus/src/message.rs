@@ -1,0 +1,156 @@
+//! What replicas say to each other.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::header::{Header, Identity, Op, View};
+
+/// A replica's number in its cluster, from 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplicaId(pub u8);
+
+impl fmt::Display for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "r{}", self.0)
+    }
+}
+
+/// A message on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// The cluster's id.
+    pub cluster: [u8; 16],
+    /// Who says it.
+    pub from: ReplicaId,
+    /// To whom.
+    pub to: ReplicaId,
+    /// The sender's incarnation.
+    pub incarnation: u64,
+    /// What is said.
+    pub message: Message,
+}
+
+/// An op.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The op's header.
+    pub header: Header,
+    /// What the header's sections speak of.
+    pub body: Bytes,
+}
+
+/// What a replica's log is, as far as others cannot know it: what is not committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// The last op that the replica knows to be committed, and has.
+    pub commit: Op,
+    /// Its identity.
+    pub identity: Identity,
+    /// Headers of the ops behind it, in order: at most [`crate::limits::PIPELINE_MAX`].
+    pub headers: Vec<Header>,
+}
+
+impl Tail {
+    /// The last op.
+    pub fn op(&self) -> Op {
+        self.headers.last().map_or(self.commit, |h| h.op)
+    }
+
+    /// Whether each header follows the one before.
+    pub fn is_chain(&self) -> bool {
+        let mut at = (self.commit, self.identity);
+        self.headers.iter().all(|h| {
+            let follows = h.op == at.0.next() && h.parent == at.1;
+            at = (h.op, h.identity());
+            follows
+        })
+    }
+}
+
+/// A message. Each but the last three is heard only in the view that it speaks of, or brings the hearer there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The primary orders an op.
+    Prepare {
+        /// The primary's view.
+        view: View,
+        /// The last op that it has committed.
+        commit: Op,
+        /// The op.
+        entry: Entry,
+    },
+    /// All ops up to this one are durable here, as the log of this view has them.
+    PrepareOk {
+        /// The view.
+        view: View,
+        /// The op.
+        op: Op,
+        /// Its identity.
+        identity: Identity,
+    },
+    /// The primary is there, and so much is committed.
+    Commit {
+        /// Its view.
+        view: View,
+        /// The last committed op.
+        op: Op,
+        /// Its identity.
+        identity: Identity,
+        /// Grows with each time it says so.
+        round: u64,
+    },
+    /// A backup heard the primary.
+    Alive {
+        /// The view.
+        view: View,
+        /// The round that it heard.
+        round: u64,
+    },
+    /// The sender wants this view.
+    StartViewChange {
+        /// The view that it wants.
+        view: View,
+        /// The view that it is in, durably; a quorum has wanted that one.
+        joined: View,
+    },
+    /// To the primary of a view to be: what the sender has, durably.
+    DoViewChange {
+        /// The view to be.
+        view: View,
+        /// The last view whose log the sender has.
+        log_view: View,
+        /// Its log.
+        tail: Tail,
+    },
+    /// The primary of a view says what the view's log is.
+    StartView {
+        /// The view.
+        view: View,
+        /// What the asker said; 0 where nobody asked.
+        nonce: u64,
+        /// The log.
+        tail: Tail,
+    },
+    /// Asks the primary of a view what the view's log is.
+    RequestStartView {
+        /// The view.
+        view: View,
+        /// Said back in the answer.
+        nonce: u64,
+    },
+    /// Asks for an op.
+    Fetch {
+        /// The op.
+        op: Op,
+        /// Its identity, where the asker knows it; else any committed one will do.
+        identity: Option<Identity>,
+    },
+    /// An op that was asked for.
+    Supply {
+        /// Whether the sender knows it to be committed.
+        committed: bool,
+        /// The op.
+        entry: Entry,
+    },
+}

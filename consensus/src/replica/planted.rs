@@ -1,0 +1,42 @@
+//! Bugs that are planted when a replica is made; others stand where they bite.
+
+use super::{Replica, Status};
+use crate::sim::Mutant;
+
+impl Replica {
+    /// Plants a bug.
+    pub fn plant(&mut self, mutant: Mutant) {
+        self.mutant = Some(mutant);
+        match mutant {
+            Mutant::ForgetsView => {
+                self.superblock.view = self.superblock.log_view;
+                self.durable = self.superblock;
+            }
+            Mutant::SameViewAgain => {
+                self.resigned = false;
+                if self.superblock.log_view == self.superblock.view {
+                    self.status = Status::Normal;
+                }
+            }
+            Mutant::SmallQuorum
+            | Mutant::AckEarly
+            | Mutant::VoteEarly
+            | Mutant::OwnLog
+            | Mutant::CutOnLeaving
+            | Mutant::LogViewAhead
+            | Mutant::CommitAhead
+            | Mutant::NoBound
+            | Mutant::AnyTime
+            | Mutant::AnyView
+            | Mutant::AnyCommitted
+            | Mutant::NoSync
+            | Mutant::OtherState
+            | Mutant::ForgetsIds
+            | Mutant::AnswersEarly
+            | Mutant::AnyBody
+            | Mutant::AnyMessage
+            | Mutant::NoElection
+            | Mutant::NoRepair => {}
+        }
+    }
+}

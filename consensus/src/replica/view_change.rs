@@ -1,0 +1,211 @@
+//! From one view to the next: a quorum wishes it, joins it durably, and says what it has; the new primary takes the
+//! log of the latest view, the longest of those.
+
+use super::{Notice, Outbox, Output, Replica, Status, Superblock, install::Goal};
+#[cfg(feature = "sim")]
+use crate::sim::Mutant;
+use crate::{
+    header::{Op, View},
+    limits::{RESEND_MS, WISH_MS},
+    message::{Message, ReplicaId, Tail},
+    quorum,
+    timer::Timer,
+};
+
+/// What a replica has, durably.
+#[derive(Clone, Debug)]
+pub(super) struct Vote {
+    pub(super) log_view: View,
+    pub(super) tail: Tail,
+}
+
+/// The view that a replica wants, and when it said so.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    view: View,
+    at_ms: u64,
+}
+
+impl Replica {
+    /// Wants another view than this one, and says so from time to time. Nothing changes here before a quorum does.
+    pub(super) fn wish(&mut self, now: u64, out: &mut Outbox) {
+        let fresh = self.wishes.iter().flatten().filter(|w| now < w.at_ms + WISH_MS);
+        let farthest = fresh.map(|w| w.view).max().unwrap_or_default();
+        let view = farthest.max(View(self.view().0 + 1));
+        let mine = &mut self.wishes[usize::from(self.me.0)];
+        let said = mine.is_some_and(|w| w.view == view && now < w.at_ms + RESEND_MS);
+        if said {
+            return;
+        }
+        *mine = Some(Wish { view, at_ms: now });
+        let joined = self.durable.view;
+        self.send_all(&Message::StartViewChange { view, joined }, out);
+        self.join_wishes(now, out);
+    }
+
+    pub(super) fn on_start_view_change(
+        &mut self,
+        now: u64,
+        from: ReplicaId,
+        view: View,
+        joined: View,
+        out: &mut Outbox,
+    ) {
+        // A quorum wanted the view that the sender has joined.
+        if joined > self.view() {
+            self.enter_view(now, joined, out);
+        }
+        if view > self.view() {
+            self.wishes[usize::from(from.0)] = Some(Wish { view, at_ms: now });
+            self.join_wishes(now, out);
+        }
+    }
+
+    /// Goes to the latest view that a quorum wants, or a later one.
+    fn join_wishes(&mut self, now: u64, out: &mut Outbox) {
+        let fresh = self.wishes.iter().flatten().filter(|w| now < w.at_ms + WISH_MS);
+        let mut views: Vec<View> = fresh.map(|w| w.view).collect();
+        views.sort_unstable_by(|a, b| b.cmp(a));
+        let quorum = usize::from(quorum::view_change(self.replicas));
+        if let Some(view) = views.get(quorum - 1)
+            && *view > self.view()
+        {
+            self.enter_view(now, *view, out);
+        }
+    }
+
+    /// Leaves all views before this one. Says nothing in it before that is durable.
+    pub(super) fn enter_view(&mut self, now: u64, view: View, out: &mut Outbox) {
+        assert!(view > self.view(), "views only rise");
+        if self.status == Status::Normal && self.primary() == self.me {
+            out.push(Output::Deposed);
+        }
+        self.status = Status::ViewChange;
+        self.superblock.view = view;
+        self.resigned = false;
+        self.inherited = Op(0);
+        self.goal = None;
+        self.held.clear();
+        self.supplied.clear();
+        (self.fetched, self.supplier) = (None, None);
+        self.votes.iter_mut().for_each(|v| *v = None);
+        // What was acknowledged in another view does not count in this one.
+        self.suffix.iter_mut().for_each(|p| p.acks = quorum::Voters::default());
+        for wish in &mut self.wishes {
+            *wish = wish.filter(|w| w.view > view);
+        }
+        self.expect_progress(now);
+        self.resend = Timer::after(now, RESEND_MS);
+        #[cfg(feature = "sim")]
+        self.leave_wrongly(out);
+        self.write_superblock(out);
+    }
+
+    #[cfg(feature = "sim")]
+    fn leave_wrongly(&mut self, out: &mut Outbox) {
+        if self.has(Mutant::VoteEarly) {
+            self.say_vote(out);
+        }
+        if self.has(Mutant::LogViewAhead) {
+            self.superblock.log_view = View(self.view().0 + 1);
+        }
+        if self.has(Mutant::CutOnLeaving) && self.replicas > 1 {
+            self.sure = self.commit();
+            self.truncate(self.commit(), out);
+        }
+    }
+
+    pub(super) fn superblock_written(&mut self, now: u64, written: Superblock, out: &mut Outbox) {
+        self.durable = written;
+        if self.status == Status::Normal || written.view != self.view() {
+            return;
+        }
+        if written.log_view == self.view() && self.goal.is_some() {
+            self.enter_normal(now, out);
+        } else if self.goal.is_none() {
+            self.say_vote(out);
+            self.choose(now, out);
+        } else {
+            self.pursue(now, out);
+        }
+    }
+
+    /// What this replica has, once it has durably left all earlier views.
+    fn own_vote(&self) -> Option<Vote> {
+        let durable = self.durable.view == self.view() && !self.resigned;
+        #[cfg(feature = "sim")]
+        let durable = durable || self.has(Mutant::VoteEarly);
+        let tail = self.tail(self.durable_op());
+        durable.then_some(Vote { log_view: self.durable.log_view, tail })
+    }
+
+    fn say_vote(&mut self, out: &mut Outbox) {
+        let to = self.primary();
+        if to == self.me {
+            return;
+        }
+        if let Some(Vote { log_view, tail }) = self.own_vote() {
+            let message = Message::DoViewChange { view: self.view(), log_view, tail };
+            out.push(Output::Send { to, message });
+        }
+    }
+
+    /// Says again what was not answered while the view has not begun here.
+    pub(super) fn press(&mut self, now: u64, out: &mut Outbox) {
+        if self.goal.is_some() {
+            self.pursue(now, out);
+        } else {
+            self.say_vote(out);
+            self.choose(now, out);
+        }
+    }
+
+    pub(super) fn on_do_view_change(
+        &mut self,
+        now: u64,
+        from: ReplicaId,
+        view: View,
+        vote: Vote,
+        out: &mut Outbox,
+    ) {
+        if view > self.view() {
+            self.enter_view(now, view, out);
+        }
+        if view < self.view() || self.primary() != self.me {
+            return;
+        }
+        if self.status == Status::Normal {
+            if self.is_primary() {
+                self.on_request_start_view(from, view, 0, out);
+            }
+            return;
+        }
+        self.votes[usize::from(from.0)] = Some(vote);
+        self.choose(now, out);
+    }
+
+    /// As primary of a view to be: decides what its log is.
+    fn choose(&mut self, now: u64, out: &mut Outbox) {
+        if self.primary() != self.me || self.goal.is_some() {
+            return;
+        }
+        let Some(own) = self.own_vote() else { return };
+        let mut votes: Vec<&Vote> = self.votes.iter().flatten().collect();
+        votes.push(&own);
+        if votes.len() < usize::from(quorum::view_change(self.replicas)) {
+            return;
+        }
+        let best = votes.iter().max_by_key(|v| (v.log_view, v.tail.op())).copied();
+        let best = best.expect("not empty");
+        #[cfg(feature = "sim")]
+        let best = if self.has(Mutant::OwnLog) { &own } else { best };
+        let farthest = votes.iter().max_by_key(|v| v.tail.commit).expect("not empty");
+        let goal = Goal::new(self.view(), &farthest.tail, &best.tail);
+        let Some(goal) = goal else {
+            return out.push(Output::Notice(Notice::Diverged));
+        };
+        self.goal = Some(goal);
+        self.expect_progress(now);
+        self.pursue(now, out);
+    }
+}

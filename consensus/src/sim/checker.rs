@@ -1,0 +1,328 @@
+//! What must hold, looked at after every event.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Entry, Header, Identity, Message, Op, Replica, Superblock, View,
+    limits::{PIPELINE_MAX, SUFFIX_MAX},
+    message::ReplicaId,
+    quorum::{self, Voters},
+};
+
+/// The invariants, by their names.
+pub const VIOLATIONS: &[(&str, &str)] = &[
+    ("S1", "two replicas committed different ops under one number"),
+    ("S2", "the committed log is no chain, or its views go back"),
+    ("S3", "what is committed, or was durable, is not durable"),
+    ("S4", "a replica said what is not durable"),
+    ("S5", "a durable view, log view or commit went back"),
+    ("S6", "a log view lies beyond the view"),
+    ("S7", "a replica calls committed what it does not have"),
+    ("S8", "a view has two primaries, or two ops under one number"),
+    ("S9", "a view began without a committed op"),
+    ("S10", "an op was cut that may be committed"),
+    ("S11", "states differ behind the same op"),
+    ("S12", "a command was carried out twice"),
+    ("S13", "an answer contradicts the log, or the order of answers does"),
+    ("S14", "times of ops do not rise"),
+    ("S16", "an op is not what its header says"),
+    ("S17", "bytes were believed that nobody sent"),
+    ("S19", "a limit was passed"),
+    ("L1", "no view came to stay"),
+    ("L2", "a client was not answered"),
+    ("L3", "the core did not converge"),
+    ("HOST", "a host stopped for no reason from outside"),
+];
+
+/// What did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The invariant's name.
+    pub invariant: &'static str,
+    /// How.
+    pub what: String,
+}
+
+impl Violation {
+    pub(super) fn new(invariant: &'static str, what: String) -> Self {
+        Self { invariant, what }
+    }
+}
+
+/// A violation, where there is one.
+pub(super) type Checked = Result<(), Violation>;
+
+fn hold(
+    holds: bool,
+    invariant: &'static str,
+    what: impl FnOnce() -> String,
+) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation::new(invariant, what())) }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Checker {
+    replicas: u8,
+    /// Every op that was ever committed by anybody, with the time and view of its header.
+    pub(super) canonical: Vec<(Identity, View, i64)>,
+    /// The view in which each was committed first.
+    committed_in: Vec<View>,
+    states: BTreeMap<Op, [u8; 32]>,
+    /// What lies on each replica's disk, by what its disk said.
+    durable: Vec<Vec<Identity>>,
+    superblocks: Vec<Option<Superblock>>,
+    committed: Vec<Op>,
+    /// Where each replica's log ended in its memory when it crashed.
+    cutting: Vec<Option<Op>>,
+    prepared: BTreeMap<(View, Op), Identity>,
+    primaries: BTreeMap<View, ReplicaId>,
+    /// Who said in one view that an op is durable there.
+    acks: BTreeMap<(Op, View), (Identity, Voters)>,
+    /// The body of each op that was ever sent.
+    bodies: BTreeMap<[u8; 32], blake3::Hash>,
+}
+
+impl Checker {
+    pub(super) fn new(replicas: u8) -> Self {
+        let count = usize::from(replicas);
+        Self {
+            replicas,
+            canonical: Vec::new(),
+            committed_in: Vec::new(),
+            states: BTreeMap::new(),
+            durable: vec![Vec::new(); count],
+            superblocks: vec![None; count],
+            committed: vec![Op(0); count],
+            cutting: vec![None; count],
+            prepared: BTreeMap::new(),
+            primaries: BTreeMap::new(),
+            acks: BTreeMap::new(),
+            bodies: BTreeMap::new(),
+        }
+    }
+
+    /// A replica started from its disk.
+    pub(super) fn started(&mut self, replica: &Replica) -> Checked {
+        let r = usize::from(replica.id().0);
+        // Of what it was cutting when it crashed, nothing may be left.
+        let cut = self.cutting[r].take().unwrap_or(Op(u64::MAX));
+        if replica.op() >= cut && replica.op().0 < self.durable[r].len() as u64 {
+            self.truncated(r, replica.op())?;
+        }
+        let durable = &mut self.durable[r];
+        let known = Op(durable.len() as u64);
+        hold(replica.op() >= known, "S3", || {
+            format!("r{r} comes back with op {} of {known}", replica.op())
+        })?;
+        for header in replica.suffix() {
+            let (at, identity) = (header.op.0 as usize - 1, header.identity());
+            match durable.get(at) {
+                Some(before) => hold(*before == identity, "S3", || {
+                    format!("r{r} comes back with another op {}", header.op)
+                })?,
+                None => durable.push(identity),
+            }
+        }
+        let at = replica.commit().0 as usize;
+        self.came_to_light(r, replica)?;
+        let durable = &mut self.durable[r];
+        let same = at == 0
+            || self.canonical.get(at - 1).is_none_or(|c| c.0 == replica.committed_identity());
+        hold(same, "S1", || format!("r{r} comes back with another committed op {at}"))?;
+        // An op that was written and not acknowledged before a crash may be known to be committed only from what follows.
+        durable.resize_with(durable.len().max(at), Identity::default);
+        self.committed[r] = replica.commit();
+        self.superblock(r, replica.durable())
+    }
+
+    /// What was written before a crash and is known to be committed only now.
+    fn came_to_light(&mut self, r: usize, replica: &Replica) -> Checked {
+        let commit = replica.commit().0 as usize;
+        if self.durable[r].len() + 1 == commit {
+            // Its disk had done it, and did not get to say so.
+            self.durable[r].push(replica.committed_identity());
+        }
+        while self.canonical.len() < commit {
+            let at = self.canonical.len();
+            let known = self.durable[r].get(at).filter(|i| **i != Identity::default());
+            // A frame that nobody saw being written.
+            let Some(identity) = known.copied() else { return Ok(()) };
+            let copies = self.durable.iter().filter(|d| d.get(at) == Some(&identity)).count();
+            hold(copies >= usize::from(quorum::replication(self.replicas)), "S3", || {
+                format!("r{r} calls op {} committed, with {copies} copies", at + 1)
+            })?;
+            let (_, view, time) = self.canonical.last().copied().unwrap_or_default();
+            self.canonical.push((identity, view, time));
+            self.committed_in.push(replica.log_view());
+        }
+        Ok(())
+    }
+
+    pub(super) fn superblock(&mut self, r: usize, now: Superblock) -> Checked {
+        if let Some(before) = self.superblocks[r] {
+            let rises = now.view >= before.view
+                && now.log_view >= before.log_view
+                && now.commit >= before.commit;
+            hold(rises, "S5", || format!("r{r}: {before:?}, then {now:?}"))?;
+        }
+        hold(now.log_view <= now.view, "S6", || format!("r{r}: {now:?}"))?;
+        self.superblocks[r] = Some(now);
+        Ok(())
+    }
+
+    /// A replica's power goes.
+    pub(super) fn stopped(&mut self, replica: &Replica) {
+        let r = usize::from(replica.id().0);
+        let mut end = replica.commit();
+        for header in replica.suffix() {
+            let durable = self.durable[r].get(header.op.0 as usize - 1);
+            if durable != Some(&header.identity()) {
+                break;
+            }
+            end = header.op;
+        }
+        self.cutting[r] = (end.0 < self.durable[r].len() as u64).then_some(end);
+    }
+
+    pub(super) fn written(&mut self, r: usize, op: Op, identity: Identity) -> Checked {
+        let durable = &mut self.durable[r];
+        hold(durable.len() as u64 + 1 == op.0, "S16", || {
+            format!("r{r} wrote op {op} behind {}", durable.len())
+        })?;
+        durable.push(identity);
+        Ok(())
+    }
+
+    pub(super) fn truncated(&mut self, r: usize, after: Op) -> Checked {
+        for at in after.0 as usize..self.durable[r].len() {
+            let (op, identity) = (Op(at as u64 + 1), self.durable[r][at]);
+            let committed = self.canonical.get(at).is_some_and(|c| c.0 == identity);
+            let quorum = quorum::replication(self.replicas);
+            let acked = self.acks.range((op, View(0))..=(op, View(u64::MAX)));
+            let acked = acked
+                .filter(|(_, (of, voters))| *of == identity && voters.count() >= quorum)
+                .count();
+            hold(!committed && acked == 0, "S10", || format!("r{r} cut op {op}"))?;
+        }
+        self.durable[r].truncate(after.0 as usize);
+        Ok(())
+    }
+
+    /// A replica committed an op.
+    pub(super) fn commit(&mut self, r: usize, view: View, header: &Header) -> Checked {
+        let (op, identity) = (header.op, header.identity());
+        hold(op == self.committed[r].next(), "S2", || {
+            format!("r{r} commits op {op} out of order")
+        })?;
+        self.committed[r] = op;
+        let at = op.0 as usize - 1;
+        if let Some((known, ..)) = self.canonical.get(at) {
+            return hold(*known == identity, "S1", || format!("op {op} of r{r}"));
+        }
+        hold(at == self.canonical.len(), "S2", || format!("op {op} is committed before others"))?;
+        if let Some((parent, before, time)) = self.canonical.last() {
+            let chain = *parent == header.parent && *before <= header.view;
+            hold(chain, "S2", || format!("op {op} of r{r}"))?;
+            hold(*time < header.time_us, "S14", || format!("op {op} of r{r}"))?;
+        }
+        self.canonical.push((identity, header.view, header.time_us));
+        self.committed_in.push(view);
+        let copies = self.durable.iter().filter(|d| d.get(at) == Some(&identity)).count();
+        hold(copies >= usize::from(quorum::replication(self.replicas)), "S3", || {
+            format!("op {op} is committed with {copies} copies")
+        })
+    }
+
+    /// The state behind what a replica has committed.
+    pub(super) fn state(&mut self, r: usize, op: Op, state: [u8; 32]) -> Checked {
+        let known = *self.states.entry(op).or_insert(state);
+        hold(known == state, "S11", || format!("r{r} behind op {op}"))
+    }
+
+    /// What a replica is, after an event.
+    pub(super) fn look(&mut self, replica: &Replica) -> Checked {
+        let (r, view) = (replica.id(), replica.view());
+        hold(replica.log_view() <= view, "S6", || format!("{r} in view {}", view.0))?;
+        hold(replica.commit() <= Op(self.durable[usize::from(r.0)].len() as u64), "S7", || {
+            format!("{r} committed {}", replica.commit())
+        })?;
+        let pending = replica.op().0 - replica.commit().0;
+        let most = if self.replicas == 1 { u64::MAX } else { SUFFIX_MAX };
+        let own = if replica.leads() && self.replicas > 1 { PIPELINE_MAX } else { most };
+        hold(pending <= own, "S19", || format!("{r} has {pending} ops in flight"))?;
+        if !replica.is_primary() {
+            return Ok(());
+        }
+        let new = !self.primaries.contains_key(&view);
+        let known = *self.primaries.entry(view).or_insert(r);
+        hold(known == r, "S8", || format!("{known} and {r} lead view {}", view.0))?;
+        if new { self.begins(replica) } else { Ok(()) }
+    }
+
+    /// A view begins: its log has all that was ever committed.
+    fn begins(&self, replica: &Replica) -> Checked {
+        let (r, view, first) = (replica.id(), replica.view().0, replica.commit().0 as usize);
+        // What later views committed meanwhile is not this one's.
+        let earlier = self.committed_in.iter().take_while(|v| v.0 < view).count();
+        hold(replica.op().0 as usize >= earlier, "S9", || {
+            format!("view {view} of {r} begins with op {} of {earlier}", replica.op())
+        })?;
+        let committed = self.canonical[..earlier].iter().skip(first);
+        for (header, (identity, ..)) in replica.suffix().zip(committed) {
+            hold(header.identity() == *identity, "S9", || {
+                format!("view {view} of {r} begins with another op {}", header.op)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A replica says something.
+    pub(super) fn said(&mut self, from: ReplicaId, message: &Message) -> Checked {
+        let r = usize::from(from.0);
+        let Some(durable) = self.superblocks[r] else { return Ok(()) };
+        let disk = &self.durable[r];
+        let has = |op: Op, identity: Identity| {
+            op.0 == 0
+                || disk
+                    .get(op.0 as usize - 1)
+                    .is_some_and(|d| *d == identity || *d == Identity::default())
+        };
+        let honest = |holds: bool| hold(holds, "S4", || format!("{from} says {message:?}"));
+        match message {
+            Message::PrepareOk { view, op, identity } => {
+                honest(durable.view == *view && durable.log_view == *view && has(*op, *identity))?;
+                let acks = self.acks.entry((*op, *view));
+                let (_, voters) = acks.or_insert((*identity, Voters::default()));
+                voters.add(from);
+                Ok(())
+            }
+            Message::DoViewChange { view, log_view, tail } => {
+                let head = tail.headers.last().map_or(tail.identity, Header::identity);
+                honest(
+                    durable.view == *view && durable.log_view == *log_view && has(tail.op(), head),
+                )
+            }
+            Message::StartView { view, .. } => honest(durable.log_view == *view),
+            Message::Prepare { view, entry, .. } => {
+                let (op, identity) = (entry.header.op, entry.header.identity());
+                let known = *self.prepared.entry((*view, op)).or_insert(identity);
+                hold(known == identity, "S8", || format!("two ops {op} in view {}", view.0))?;
+                self.body(from, entry)
+            }
+            Message::Supply { entry, .. } => self.body(from, entry),
+            Message::Commit { .. }
+            | Message::Alive { .. }
+            | Message::StartViewChange { .. }
+            | Message::RequestStartView { .. }
+            | Message::Fetch { .. } => Ok(()),
+        }
+    }
+
+    /// One op has one body, whoever sends it.
+    fn body(&mut self, from: ReplicaId, entry: &Entry) -> Checked {
+        let hash = blake3::hash(&entry.body);
+        let known = *self.bodies.entry(entry.header.identity().0).or_insert(hash);
+        hold(known == hash, "S16", || format!("{from} sends another op {}", entry.header.op))
+    }
+}

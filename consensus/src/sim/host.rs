@@ -1,0 +1,131 @@
+//! What a world needs of that which it runs.
+
+use crate::{Envelope, Header, Identity, Input, Notice, Op, Replica, Superblock, prng::Prng};
+
+use super::Mutant;
+
+/// Why a host stopped: its disk failed under it, or it found its own state broken.
+#[derive(Clone, Debug)]
+pub struct Stopped(pub String);
+
+/// What a command came to.
+#[derive(Clone, Debug)]
+pub enum Reply<A> {
+    /// It was decided, and the decision is committed.
+    Answer(A),
+    /// Ask again: what it was resolved against is too old.
+    Again,
+    /// Nobody knows whether it will be carried out.
+    Lost,
+}
+
+/// What a disk did.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// There was nothing to do.
+    Nothing,
+    /// An op is durable.
+    Written(Op, Identity),
+    /// A superblock is durable.
+    Superblock(Superblock),
+    /// The log ends here.
+    Truncated(Op),
+    /// An op was not written: it is not what it says.
+    Refused,
+}
+
+/// A replica with all that it runs on.
+pub trait Host: Sized {
+    /// What survives a crash, as far as it does.
+    type Disk;
+    /// What clients ask and are answered.
+    type Load: Workload;
+
+    /// An empty disk for a replica.
+    fn format(replica: u8, mutant: Option<Mutant>) -> Self::Disk;
+    /// Starts from what the disk holds.
+    ///
+    /// # Errors
+    /// Why that cannot be.
+    fn open(
+        disk: &Self::Disk,
+        now_ms: u64,
+        replicas: u8,
+        mutant: Option<Mutant>,
+    ) -> Result<Self, Stopped>;
+    /// What is left of a disk after the power went: of what was not synced, those pieces for which `survives` says so.
+    fn crash(disk: &mut Self::Disk, survives: &mut dyn FnMut() -> bool);
+    /// The power goes at the n-th change of the disk from now on.
+    fn cut_power(disk: &Self::Disk, n: u64);
+
+    /// The replica.
+    fn replica(&self) -> &Replica;
+    /// Something happened to the replica.
+    ///
+    /// # Errors
+    /// The host cannot go on.
+    fn step(&mut self, now_ms: u64, input: Input) -> Result<(), Stopped>;
+    /// The disk does the next thing that it was told to.
+    ///
+    /// # Errors
+    /// The host cannot go on.
+    fn work(&mut self, now_ms: u64) -> Result<Work, Stopped>;
+    /// Whether there is such a thing.
+    fn has_work(&self) -> bool;
+    /// A client's command comes in; false where it cannot be decided here.
+    ///
+    /// # Errors
+    /// The host cannot go on.
+    fn submit(
+        &mut self,
+        now_us: i64,
+        id: u64,
+        command: &<Self::Load as Workload>::Command,
+    ) -> Result<bool, Stopped>;
+    /// What was submitted becomes an op.
+    ///
+    /// # Errors
+    /// The host cannot go on.
+    fn seal(&mut self, now_ms: u64) -> Result<(), Stopped>;
+    /// Messages to be sent.
+    fn sent(&mut self) -> Vec<Envelope>;
+    /// Answers to commands, by their ids.
+    fn replies(&mut self) -> Vec<(u64, Reply<<Self::Load as Workload>::Answer>)>;
+    /// What was noticed of others.
+    fn notices(&mut self) -> Vec<Notice>;
+    /// Headers of the ops that were committed since this was asked last.
+    fn committed(&mut self) -> Vec<Header>;
+    /// A hash of the state that all committed ops led to.
+    fn state(&self) -> [u8; 32];
+    /// Everything that readers are told, in order: one entry each.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn content(&self) -> Result<Vec<String>, Stopped>;
+}
+
+/// What clients do, and whether the answers can be.
+pub trait Workload: Sized {
+    /// What a client asks.
+    type Command: Clone;
+    /// What it is answered.
+    type Answer;
+
+    /// Draws what follows from the seed.
+    fn new(random: Prng) -> Self;
+    /// What a client asks next. `number` is the command's.
+    fn next(&mut self, number: u64) -> Self::Command;
+    /// The answer to a command that was first asked at `asked_us` and answered at `now_us`.
+    fn answered(
+        &mut self,
+        command: &Self::Command,
+        asked_us: u64,
+        now_us: u64,
+        answer: Self::Answer,
+    );
+    /// Whether all answers fit what readers are told in the end.
+    ///
+    /// # Errors
+    /// The invariant that does not hold, and how.
+    fn check(&self, content: &[String]) -> Result<(), (&'static str, String)>;
+}

@@ -1,0 +1,75 @@
+//! Bugs that are planted to see that the checkers find them.
+
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $name:ident, $text:literal, $invariants:expr;)*) => {
+        /// A planted bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Mutant {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// Its name on the command line.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+
+            /// The invariants, one of which it breaks first.
+            pub const fn breaks(self) -> &'static [&'static str] {
+                match self {
+                    $(Self::$name => &$invariants,)*
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    /// One replica fewer than a quorum commits.
+    SmallQuorum, "small-quorum", ["S3"];
+    /// A backup says that it has an op before it does.
+    AckEarly, "ack-early", ["S4"];
+    /// A replica votes before it has durably left the views before.
+    VoteEarly, "vote-early", ["S4"];
+    /// A new primary takes its own log, whatever others have.
+    OwnLog, "own-log", ["S1", "S9", "S10"];
+    /// A replica cuts what it does not know to be committed when it leaves a view.
+    CutOnLeaving, "cut-on-leaving", ["S10"];
+    /// A primary goes on in its view after a restart.
+    SameViewAgain, "same-view-again", ["S8"];
+    /// A replica comes back in the view of its log.
+    ForgetsView, "forgets-view", ["S5"];
+    /// The log view is raised beyond the view.
+    LogViewAhead, "log-view-ahead", ["S6"];
+    /// A backup calls an op committed that it has not written.
+    CommitAhead, "commit-ahead", ["S7"];
+    /// Ops are prepared without bound.
+    NoBound, "no-bound", ["S19"];
+    /// The time of an op is whatever the clock says.
+    AnyTime, "any-time", ["S14"];
+    /// Some ops carry the first view.
+    AnyView, "any-view", ["S2"];
+    /// Two logs with one op in common are taken for the same.
+    AnyCommitted, "any-committed", ["S1"];
+    /// What is written is not synced.
+    NoSync, "no-sync", ["S3"];
+    /// The state of backups drifts.
+    OtherState, "other-state", ["S11"];
+    /// Events that are there already are not looked for.
+    ForgetsIds, "forgets-ids", ["S12"];
+    /// Answers are given before their op is committed.
+    AnswersEarly, "answers-early", ["S3", "S12", "S13"];
+    /// Bodies are not checked against their headers.
+    AnyBody, "any-body", ["S16", "HOST"];
+    /// Messages are believed whatever their checksum says.
+    AnyMessage, "any-message", ["S17"];
+    /// Backups never look for another primary.
+    NoElection, "no-election", ["L1"];
+    /// A replica that lacks ops does not ask for them.
+    NoRepair, "no-repair", ["L1", "L2", "L3"];
+}

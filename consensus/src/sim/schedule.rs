@@ -1,0 +1,295 @@
+//! What goes wrong and when, drawn from the seed: each seed has some kinds of faults and not others.
+
+use std::fmt;
+
+use crate::prng::Prng;
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The power of a replica goes, after so many more changes of its disk, and comes back.
+    Crash {
+        /// Which replica.
+        replica: u8,
+        /// Changes of the disk that still go through.
+        after: u64,
+        /// How long it is down.
+        down_ms: u64,
+    },
+    /// All replicas crash at once.
+    CrashAll {
+        /// How long they are down.
+        down_ms: u64,
+    },
+    /// Nothing gets from one of these replicas to the others, nor back.
+    Partition {
+        /// A bit for each replica on the one side.
+        side: u16,
+        /// How long.
+        ms: u64,
+    },
+    /// A replica hears nobody, or nobody hears it.
+    OneWay {
+        /// Which replica.
+        replica: u8,
+        /// Whether it still hears the others.
+        hears: bool,
+        /// How long.
+        ms: u64,
+    },
+    /// A replica does nothing, and then goes on.
+    Pause {
+        /// Which replica.
+        replica: u8,
+        /// How long.
+        ms: u64,
+    },
+    /// A replica's disk takes long for everything.
+    SlowDisk {
+        /// Which replica.
+        replica: u8,
+        /// How long.
+        ms: u64,
+    },
+    /// A replica's clock is wrong by so much from now on.
+    Clock {
+        /// Which replica.
+        replica: u8,
+        /// By how many microseconds.
+        by_us: i64,
+    },
+    /// All messages of a kind are lost.
+    Mute {
+        /// The kind, as messages count them.
+        kind: u8,
+        /// How long.
+        ms: u64,
+    },
+}
+
+impl Fault {
+    /// A number for each kind of fault.
+    pub const fn kind(&self) -> usize {
+        match self {
+            Self::Crash { .. } => 0,
+            Self::CrashAll { .. } => 1,
+            Self::Partition { .. } => 2,
+            Self::OneWay { .. } => 3,
+            Self::Pause { .. } => 4,
+            Self::SlowDisk { .. } => 5,
+            Self::Clock { .. } => 6,
+            Self::Mute { .. } => 7,
+        }
+    }
+
+    /// How many kinds there are.
+    pub const KINDS: usize = 8;
+}
+
+/// A fault and its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Microseconds since the start.
+    pub at_us: u64,
+    /// What.
+    pub fault: Fault,
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at_us, fault } = self;
+        match fault {
+            Fault::Crash { replica, after, down_ms } => {
+                write!(f, "{at_us} crash {replica} {after} {down_ms}")
+            }
+            Fault::CrashAll { down_ms } => write!(f, "{at_us} crash-all {down_ms}"),
+            Fault::Partition { side, ms } => write!(f, "{at_us} partition {side} {ms}"),
+            Fault::OneWay { replica, hears, ms } => {
+                write!(f, "{at_us} one-way {replica} {} {ms}", u8::from(*hears))
+            }
+            Fault::Pause { replica, ms } => write!(f, "{at_us} pause {replica} {ms}"),
+            Fault::SlowDisk { replica, ms } => write!(f, "{at_us} slow-disk {replica} {ms}"),
+            Fault::Clock { replica, by_us } => write!(f, "{at_us} clock {replica} {by_us}"),
+            Fault::Mute { kind, ms } => write!(f, "{at_us} mute {kind} {ms}"),
+        }
+    }
+}
+
+impl Planned {
+    /// Reads what was written with [`fmt::Display`].
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let at_us = words.next()?.parse().ok()?;
+        let name = words.next()?;
+        let numbers: Vec<i64> = words.map(|w| w.parse().ok()).collect::<Option<_>>()?;
+        let n = |i: usize| numbers.get(i).and_then(|n| u64::try_from(*n).ok());
+        let replica = || n(0).and_then(|n| u8::try_from(n).ok());
+        let fault = match name {
+            "crash" => Fault::Crash { replica: replica()?, after: n(1)?, down_ms: n(2)? },
+            "crash-all" => Fault::CrashAll { down_ms: n(0)? },
+            "partition" => Fault::Partition { side: u16::try_from(n(0)?).ok()?, ms: n(1)? },
+            "one-way" => Fault::OneWay { replica: replica()?, hears: n(1)? == 1, ms: n(2)? },
+            "pause" => Fault::Pause { replica: replica()?, ms: n(1)? },
+            "slow-disk" => Fault::SlowDisk { replica: replica()?, ms: n(1)? },
+            "clock" => Fault::Clock { replica: replica()?, by_us: *numbers.get(1)? },
+            "mute" => Fault::Mute { kind: replica()?, ms: n(1)? },
+            _ => return None,
+        };
+        Some(Self { at_us, fault })
+    }
+}
+
+/// What a run is made of, besides its schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// From which all else is drawn.
+    pub seed: u64,
+    /// Replicas of the cluster.
+    pub replicas: u8,
+    /// Clients.
+    pub clients: u64,
+    /// Commands that are answered before the run ends.
+    pub commands: u64,
+    /// Microseconds of the safety phase.
+    pub safety_us: u64,
+    /// Microseconds that a message takes at least.
+    pub delay_us: u64,
+    /// And at most, but for few.
+    pub spread_us: u64,
+    /// Messages lost, of a thousand.
+    pub loss: u64,
+    /// Messages that come twice.
+    pub twice: u64,
+    /// Messages that come much later again, also over restarts.
+    pub replayed: u64,
+    /// Messages whose bytes change on the way.
+    pub corrupted: u64,
+    /// Messages that come to another replica.
+    pub misdirected: u64,
+    /// Microseconds that a disk takes for one thing.
+    pub disk_us: u64,
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.numbers();
+        n.iter()
+            .enumerate()
+            .try_for_each(|(i, n)| write!(f, "{}{n}", if i == 0 { "" } else { " " }))
+    }
+}
+
+impl Config {
+    fn numbers(&self) -> [u64; 13] {
+        let Self { seed, replicas, clients, commands, safety_us, delay_us, spread_us, .. } = *self;
+        let Self { loss, twice, replayed, corrupted, misdirected, disk_us, .. } = *self;
+        let replicas = u64::from(replicas);
+        [
+            seed,
+            replicas,
+            clients,
+            commands,
+            safety_us,
+            delay_us,
+            spread_us,
+            loss,
+            twice,
+            replayed,
+            corrupted,
+            misdirected,
+            disk_us,
+        ]
+    }
+
+    /// Reads what was written with [`fmt::Display`].
+    pub fn parse(text: &str) -> Option<Self> {
+        let numbers: Vec<u64> = text.split(' ').map(|w| w.parse().ok()).collect::<Option<_>>()?;
+        let numbers: [u64; 13] = numbers.try_into().ok()?;
+        let [seed, replicas, clients, commands, safety_us, delay_us, spread_us, ..] = numbers;
+        let [.., loss, twice, replayed, corrupted, misdirected, disk_us] = numbers;
+        let replicas = u8::try_from(replicas).ok()?;
+        Some(Self {
+            seed,
+            replicas,
+            clients,
+            commands,
+            safety_us,
+            delay_us,
+            spread_us,
+            loss,
+            twice,
+            replayed,
+            corrupted,
+            misdirected,
+            disk_us,
+        })
+    }
+
+    /// Draws a configuration.
+    pub fn draw(seed: u64) -> Self {
+        let mut random = Prng::new(seed);
+        let r = &mut random;
+        // Often off: faults hide behind each other.
+        let mut rate = |most: u64| if r.per_mille(500) { 0 } else { r.between(1, most) };
+        let (loss, twice) = (rate(120), rate(150));
+        let (replayed, corrupted, misdirected) = (rate(20), rate(20), rate(10));
+        Self {
+            seed,
+            replicas: [1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 6][random.below(12) as usize],
+            clients: random.between(8, 16),
+            commands: 2000,
+            safety_us: random.between(6_000_000, 12_000_000),
+            delay_us: random.between(100, 2000),
+            spread_us: random.between(200, 8000),
+            loss,
+            twice,
+            replayed,
+            corrupted,
+            misdirected,
+            disk_us: random.between(100, 3000),
+        }
+    }
+
+    /// Draws the faults of a run: at least six, of at least three kinds.
+    pub fn schedule(&self) -> Vec<Planned> {
+        let mut random = Prng::new(self.seed ^ 0xfau64.rotate_left(40));
+        let mut kinds: Vec<u64> = (0..Fault::KINDS as u64).collect();
+        for _ in 0..random.below(5) {
+            let at = random.below(kinds.len() as u64) as usize;
+            kinds.remove(at);
+        }
+        let count = random.between(6, 20);
+        let mut planned = Vec::new();
+        for i in 0..count {
+            let kind = kinds[(i % kinds.len() as u64) as usize];
+            let at_us = random.between(200_000, self.safety_us);
+            planned.push(Planned { at_us, fault: self.fault(kind, &mut random) });
+        }
+        planned.sort_by_key(|p| p.at_us);
+        planned
+    }
+
+    fn fault(&self, kind: u64, random: &mut Prng) -> Fault {
+        let replica = random.below(u64::from(self.replicas)) as u8;
+        let ms = random.between(50, 2500);
+        match kind {
+            0 => {
+                let after = random.below(12);
+                Fault::Crash { replica, after, down_ms: random.between(10, 1500) }
+            }
+            1 => Fault::CrashAll { down_ms: random.between(10, 500) },
+            2 => {
+                let sides = (1_u64 << self.replicas) - 1;
+                Fault::Partition { side: random.between(1, sides) as u16, ms }
+            }
+            3 => Fault::OneWay { replica, hears: random.per_mille(500), ms },
+            4 => Fault::Pause { replica, ms },
+            5 => Fault::SlowDisk { replica, ms },
+            6 => {
+                let by_us = random.below(20_000_000).cast_signed() - 10_000_000;
+                Fault::Clock { replica, by_us }
+            }
+            _ => Fault::Mute { kind: random.between(1, 10) as u8, ms: random.between(50, 800) },
+        }
+    }
+}

@@ -1,0 +1,585 @@
+//! The world: what happens when, and to whom.
+
+mod clients;
+mod liveness;
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use super::{
+    Config, Fault, Host, Mutant, Planned, Reply, Stopped, Violation, Work, Workload,
+    checker::{Checked, Checker},
+    network::{Arrival, Network},
+};
+use crate::{Envelope, Input, Message, Status, View, decode, prng::Prng};
+
+/// Microseconds between two ticks of a replica.
+const TICK_US: u64 = 10_000;
+/// Microseconds after which a client asks again.
+const PATIENCE_US: u64 = 400_000;
+/// Microseconds within which a healed core must have answered everything.
+const LIVENESS_US: u64 = 60_000_000;
+/// The time at which a world begins: microseconds since 1970-01-01 UTC.
+const EPOCH_US: i64 = 1_700_000_000_000_000;
+
+/// How often what was seen.
+pub type Coverage = BTreeMap<&'static str, u64>;
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// A hash of everything that happened.
+    pub trace: [u8; 32],
+    /// The first thing that did not hold.
+    pub violation: Option<Violation>,
+    /// What was seen.
+    pub coverage: Coverage,
+    /// What happened, in words.
+    pub timeline: Vec<String>,
+}
+
+enum Event {
+    Tick { replica: u8, run: u64 },
+    Arrive(Arrival),
+    Work { replica: u8, run: u64 },
+    Seal { replica: u8, run: u64 },
+    Fault(Fault),
+    PowerOff { replica: u8, run: u64, down_ms: u64 },
+    PowerOn { replica: u8 },
+    Ask { client: usize, number: u64 },
+    Asked { replica: u8, client: usize, number: u64 },
+    Answered { client: usize, number: u64, token: u64 },
+    Refused { client: usize, number: u64 },
+    Impatient { client: usize, number: u64, attempt: u64 },
+    Heal,
+}
+
+struct Node<H: Host> {
+    disk: H::Disk,
+    host: Option<H>,
+    /// Grows with each start, so that what was meant for an earlier one is not done.
+    run: u64,
+    works: bool,
+    seals: bool,
+    paused_until: u64,
+    slow_until: u64,
+    /// The power goes as soon as the disk has done what it was promised, and for how long.
+    doomed: Option<u64>,
+    clock_us: i64,
+    /// It stays down.
+    lost: bool,
+    last: (Status, View),
+}
+
+struct Client<C> {
+    number: u64,
+    attempt: u64,
+    command: C,
+    asked_us: u64,
+    target: u8,
+}
+
+/// See the module.
+pub struct World<H: Host> {
+    config: Config,
+    mutant: Option<Mutant>,
+    now_us: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    sequence: u64,
+    nodes: Vec<Node<H>>,
+    clients: Vec<Client<<H::Load as Workload>::Command>>,
+    replies: BTreeMap<u64, Reply<<H::Load as Workload>::Answer>>,
+    load: H::Load,
+    network: Network,
+    checker: Checker,
+    random: Prng,
+    answered: u64,
+    asked: u64,
+    core: u16,
+    healed_us: Option<u64>,
+    trace: blake3::Hasher,
+    coverage: Coverage,
+    timeline: Vec<String>,
+}
+
+impl<H: Host> World<H> {
+    /// Runs a configuration with these faults.
+    pub fn run(config: Config, schedule: &[Planned], mutant: Option<Mutant>) -> Outcome {
+        let mut random = Prng::new(config.seed ^ 0x77);
+        let (network, load) = (Network::new(config, random.fork()), H::Load::new(random.fork()));
+        let mut world = Self {
+            config,
+            mutant,
+            now_us: 0,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            nodes: Vec::new(),
+            clients: Vec::new(),
+            replies: BTreeMap::new(),
+            load,
+            network,
+            checker: Checker::new(config.replicas),
+            random,
+            answered: 0,
+            asked: 0,
+            core: 0,
+            healed_us: None,
+            trace: blake3::Hasher::new(),
+            coverage: Coverage::new(),
+            timeline: Vec::new(),
+        };
+        let violation = world.live(schedule).err();
+        if let Some(Violation { invariant, what }) = &violation {
+            world.tell(&format!("VIOLATION {invariant}: {what}"));
+        }
+        world.coverage.insert("messages lost", world.network.lost);
+        world.coverage.insert("messages repeated", world.network.repeated);
+        world.coverage.insert("messages garbled", world.network.garbled);
+        world.coverage.insert("bodies changed under their checksum", world.network.lies);
+        let trace = *world.trace.finalize().as_bytes();
+        let Self { coverage, timeline, .. } = world;
+        Outcome { trace, violation, coverage, timeline }
+    }
+
+    fn live(&mut self, schedule: &[Planned]) -> Checked {
+        for replica in 0..self.config.replicas {
+            self.nodes.push(Node {
+                disk: H::format(replica, self.mutant),
+                host: None,
+                run: 0,
+                works: false,
+                seals: false,
+                paused_until: 0,
+                slow_until: 0,
+                doomed: None,
+                clock_us: 0,
+                lost: false,
+                last: (Status::ViewChange, View(0)),
+            });
+            self.power_on(replica)?;
+        }
+        for client in 0..self.config.clients as usize {
+            let (number, target) = (self.asked, 0);
+            let command = self.load.next(number);
+            let asked_us = self.now_us;
+            self.clients.push(Client { number, attempt: 0, command, asked_us, target });
+            self.asked += 1;
+            self.at(client as u64 * 100, Event::Ask { client, number });
+        }
+        for Planned { at_us, fault } in schedule {
+            self.at(*at_us, Event::Fault(*fault));
+        }
+        self.at(self.config.safety_us, Event::Heal);
+        loop {
+            let Some(((at, _), event)) = self.queue.pop_first() else {
+                return Err(Violation::new("L2", "nothing happens any more".into()));
+            };
+            self.now_us = at;
+            self.happen(event)?;
+            if let Some(healed) = self.healed_us {
+                if self.answered >= self.config.commands && self.converged() {
+                    return self.finish();
+                }
+                if self.now_us > healed + LIVENESS_US {
+                    return Err(self.stuck());
+                }
+            }
+        }
+    }
+
+    /// `after` microseconds from now.
+    fn at(&mut self, after: u64, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((self.now_us + after, self.sequence), event);
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.coverage.entry(what).or_default() += 1;
+    }
+
+    fn tell(&mut self, what: &str) {
+        let mut line = String::new();
+        let (s, us) = (self.now_us / 1_000_000, self.now_us % 1_000_000);
+        if write!(line, "{s:3}.{us:06}  {what}").is_ok() {
+            self.timeline.push(line);
+        }
+    }
+
+    fn note(&mut self, tag: u8, numbers: &[u64]) {
+        self.trace.update(&[tag]);
+        self.trace.update(&self.now_us.to_le_bytes());
+        for n in numbers {
+            self.trace.update(&n.to_le_bytes());
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_us / 1000
+    }
+
+    fn wall_us(&self, replica: u8) -> i64 {
+        EPOCH_US + self.now_us.cast_signed() + self.nodes[usize::from(replica)].clock_us
+    }
+
+    /// Puts off what is for a replica that is paused.
+    fn paused(&mut self, replica: u8) -> Option<u64> {
+        let until = self.nodes[usize::from(replica)].paused_until;
+        (until > self.now_us).then(|| until - self.now_us)
+    }
+
+    fn happen(&mut self, event: Event) -> Checked {
+        let replica = match &event {
+            Event::Tick { replica, .. }
+            | Event::Work { replica, .. }
+            | Event::Seal { replica, .. }
+            | Event::Asked { replica, .. } => Some(*replica),
+            Event::Arrive(arrival) => Some(arrival.to),
+            Event::Fault(_)
+            | Event::PowerOff { .. }
+            | Event::PowerOn { .. }
+            | Event::Ask { .. }
+            | Event::Answered { .. }
+            | Event::Refused { .. }
+            | Event::Impatient { .. }
+            | Event::Heal => None,
+        };
+        if let Some(wait) = replica.and_then(|r| self.paused(r)) {
+            self.at(wait, event);
+            return Ok(());
+        }
+        match event {
+            Event::Tick { replica, run } => self.tick(replica, run),
+            Event::Arrive(arrival) => self.arrive(&arrival),
+            Event::Work { replica, run } => self.work(replica, run),
+            Event::Seal { replica, run } => self.seal(replica, run),
+            Event::Fault(fault) => {
+                self.fault(fault);
+                Ok(())
+            }
+            Event::PowerOff { replica, run, down_ms } => {
+                if self.nodes[usize::from(replica)].run == run {
+                    self.power_off(replica, down_ms);
+                }
+                Ok(())
+            }
+            Event::PowerOn { replica } => self.power_on(replica),
+            Event::Ask { client, number } => {
+                self.ask(client, number);
+                Ok(())
+            }
+            Event::Asked { replica, client, number } => self.asked(replica, client, number),
+            Event::Answered { client, number, token } => {
+                self.answer(client, number, token);
+                Ok(())
+            }
+            Event::Refused { client, number } => {
+                self.elsewhere(client, number);
+                Ok(())
+            }
+            Event::Impatient { client, number, attempt } => {
+                if self.clients[client].attempt == attempt {
+                    self.elsewhere(client, number);
+                }
+                Ok(())
+            }
+            Event::Heal => self.heal(),
+        }
+    }
+
+    fn tick(&mut self, replica: u8, run: u64) -> Checked {
+        if self.nodes[usize::from(replica)].run == run {
+            self.at(TICK_US, Event::Tick { replica, run });
+            self.step(replica, Input::Tick)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, replica: u8, input: Input) -> Checked {
+        let now_ms = self.now_ms();
+        let Some(host) = &mut self.nodes[usize::from(replica)].host else { return Ok(()) };
+        let done = host.step(now_ms, input);
+        self.after(replica, done)
+    }
+
+    fn arrive(&mut self, arrival: &Arrival) -> Checked {
+        let Arrival { to, bytes, garbled, .. } = arrival;
+        let Ok(envelope) = decode(bytes) else {
+            self.count("garbled messages refused");
+            if self.mutant != Some(Mutant::AnyMessage) {
+                return Ok(());
+            }
+            return Err(Violation::new("S17", format!("r{to} takes what nobody sent")));
+        };
+        if *garbled {
+            return Err(Violation::new("S17", format!("r{to} takes {envelope:?}")));
+        }
+        self.note(1, &[u64::from(*to), u64::from(envelope.from.0), bytes.len() as u64]);
+        self.trace.update(&bytes[..8]);
+        if matches!(envelope.message, Message::Supply { .. }) {
+            self.count("ops supplied");
+        }
+        self.step(*to, Input::Message(envelope))
+    }
+
+    fn work(&mut self, replica: u8, run: u64) -> Checked {
+        let now_ms = self.now_ms();
+        let node = &mut self.nodes[usize::from(replica)];
+        if node.run != run {
+            return Ok(());
+        }
+        node.works = false;
+        let Some(host) = &mut node.host else { return Ok(()) };
+        let done = host.work(now_ms);
+        let r = usize::from(replica);
+        let result = match done {
+            Ok(Work::Nothing) => Ok(()),
+            Ok(Work::Written(op, identity)) => {
+                self.note(2, &[u64::from(replica), op.0]);
+                self.count("ops written");
+                self.checker.written(r, op, identity)?;
+                Ok(())
+            }
+            Ok(Work::Superblock(superblock)) => {
+                self.note(3, &[u64::from(replica), superblock.view.0, superblock.log_view.0]);
+                self.count("superblocks written");
+                self.checker.superblock(r, superblock)?;
+                Ok(())
+            }
+            Ok(Work::Truncated(after)) => {
+                self.tell(&format!("r{replica} cuts its log behind op {after}"));
+                self.count("truncations");
+                self.checker.truncated(r, after)?;
+                Ok(())
+            }
+            Ok(Work::Refused) => {
+                self.count("ops refused");
+                Ok(())
+            }
+            Err(stopped) => Err(stopped),
+        };
+        self.after(replica, result)
+    }
+
+    fn seal(&mut self, replica: u8, run: u64) -> Checked {
+        let now_ms = self.now_ms();
+        let node = &mut self.nodes[usize::from(replica)];
+        if node.run != run {
+            return Ok(());
+        }
+        node.seals = false;
+        let Some(host) = &mut node.host else { return Ok(()) };
+        let done = host.seal(now_ms);
+        self.after(replica, done)
+    }
+
+    /// Looks at a replica after something happened to it, and takes on what it wants.
+    fn after(&mut self, replica: u8, done: Result<(), Stopped>) -> Checked {
+        let r = usize::from(replica);
+        if let Err(Stopped(why)) = done {
+            let Some(down_ms) = self.nodes[r].doomed else {
+                return Err(Violation::new("HOST", format!("r{replica}: {why}")));
+            };
+            self.power_off(replica, down_ms);
+            return Ok(());
+        }
+        let Some(host) = &mut self.nodes[r].host else { return Ok(()) };
+        let (sent, replies, notices) = (host.sent(), host.replies(), host.notices());
+        let (committed, view) = (host.committed(), host.replica().view());
+        for header in &committed {
+            self.checker.commit(r, view, header)?;
+        }
+        let host = self.nodes[r].host.as_ref().expect("it did not stop");
+        self.checker.look(host.replica())?;
+        if let Some(last) = committed.last() {
+            self.checker.state(r, last.op, host.state())?;
+            let op = last.op;
+            self.note(4, &[u64::from(replica), op.0]);
+            *self.coverage.entry("commits").or_default() += committed.len() as u64;
+        }
+        for notice in notices {
+            self.note(5, &[u64::from(replica), notice as u64]);
+            self.count("notices");
+        }
+        for envelope in sent {
+            self.send(&envelope)?;
+        }
+        for (id, reply) in replies {
+            self.reply(id, reply);
+        }
+        self.watch(replica);
+        self.keep_going(replica);
+        Ok(())
+    }
+
+    fn send(&mut self, envelope: &Envelope) -> Checked {
+        self.checker.said(envelope.from, &envelope.message)?;
+        for arrival in self.network.send(self.now_us, envelope) {
+            let after = arrival.at_us - self.now_us;
+            self.at(after, Event::Arrive(arrival));
+        }
+        Ok(())
+    }
+
+    /// Tells of a change of view.
+    fn watch(&mut self, replica: u8) {
+        let node = &self.nodes[usize::from(replica)];
+        let Some(host) = &node.host else { return };
+        let it = host.replica();
+        let now = (it.status(), it.view());
+        if now == node.last {
+            return;
+        }
+        let (leads, op, commit) = (it.is_primary(), it.op(), it.commit());
+        let view = now.1.0;
+        self.nodes[usize::from(replica)].last = now;
+        self.note(6, &[u64::from(replica), view, now.0 as u64]);
+        match now.0 {
+            Status::ViewChange => {
+                self.tell(&format!(
+                    "r{replica} leaves for view {view} with op {op}, {commit} committed"
+                ));
+            }
+            Status::Normal if leads => {
+                self.tell(&format!(
+                    "r{replica} leads view {view} from op {op}, {commit} committed"
+                ));
+                self.count("view changes");
+                if op > commit {
+                    self.count("view changes with an uncommitted suffix");
+                }
+            }
+            Status::Normal => self.tell(&format!("r{replica} follows in view {view} with op {op}")),
+        }
+    }
+
+    /// Has a replica's disk and its queue go on.
+    fn keep_going(&mut self, replica: u8) {
+        let node = &mut self.nodes[usize::from(replica)];
+        let Some(host) = &node.host else { return };
+        let run = node.run;
+        if host.has_work() && !node.works {
+            node.works = true;
+            let slow = if node.slow_until > self.now_us { 40 } else { 1 };
+            let wait = slow * self.config.disk_us / 2 + self.random.below(self.config.disk_us);
+            self.at(wait, Event::Work { replica, run });
+        }
+        let node = &mut self.nodes[usize::from(replica)];
+        if !node.seals {
+            node.seals = true;
+            self.at(500, Event::Seal { replica, run });
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        const KINDS: [&str; Fault::KINDS] = [
+            "faults: crash",
+            "faults: crash of all",
+            "faults: partition",
+            "faults: one-way link",
+            "faults: pause",
+            "faults: slow disk",
+            "faults: clock",
+            "faults: lost kind of message",
+        ];
+        if self.healed_us.is_some() {
+            return;
+        }
+        self.count(KINDS[fault.kind()]);
+        self.count("faults");
+        self.tell(&format!("{fault:?}"));
+        let now = self.now_us;
+        let all = self.config.replicas;
+        match fault {
+            Fault::Crash { replica, after, down_ms } => self.doom(replica, after, down_ms),
+            Fault::CrashAll { down_ms } => {
+                (0..all).for_each(|r| self.doom(r, 0, down_ms + u64::from(r)));
+            }
+            Fault::Partition { side, ms } => {
+                for (a, b) in (0..all).flat_map(|a| (0..all).map(move |b| (a, b))) {
+                    if side >> a & 1 != side >> b & 1 {
+                        self.network.block(a, b, now + ms * 1000);
+                    }
+                }
+            }
+            Fault::OneWay { replica, hears, ms } => {
+                for other in (0..all).filter(|o| *o != replica) {
+                    let (from, to) = if hears { (replica, other) } else { (other, replica) };
+                    self.network.block(from, to, now + ms * 1000);
+                }
+            }
+            Fault::Pause { replica, ms } => {
+                self.nodes[usize::from(replica)].paused_until = now + ms * 1000;
+            }
+            Fault::SlowDisk { replica, ms } => {
+                self.nodes[usize::from(replica)].slow_until = now + ms * 1000;
+            }
+            Fault::Clock { replica, by_us } => {
+                self.nodes[usize::from(replica)].clock_us = by_us;
+            }
+            Fault::Mute { kind, ms } => self.network.mute(kind, now + ms * 1000),
+        }
+    }
+
+    fn doom(&mut self, replica: u8, after: u64, down_ms: u64) {
+        let node = &mut self.nodes[usize::from(replica)];
+        if node.host.is_none() {
+            return;
+        }
+        let run = node.run;
+        node.doomed = Some(down_ms);
+        if after > 0 {
+            H::cut_power(&node.disk, after);
+        }
+        let wait = if after > 0 { 300_000 } else { 0 };
+        self.at(wait, Event::PowerOff { replica, run, down_ms });
+    }
+
+    fn power_off(&mut self, replica: u8, down_ms: u64) {
+        let mut random = self.random.fork();
+        let node = &mut self.nodes[usize::from(replica)];
+        let Some(host) = node.host.take() else { return };
+        self.checker.stopped(host.replica());
+        drop(host);
+        node.run += 1;
+        (node.doomed, node.paused_until) = (None, 0);
+        let (mut kept, mut gone) = (0_u64, 0_u64);
+        let most = random.below(1001);
+        H::crash(&mut node.disk, &mut || {
+            let survives = random.per_mille(most);
+            *(if survives { &mut kept } else { &mut gone }) += 1;
+            survives
+        });
+        let lost = node.lost;
+        self.count("crashes");
+        if kept > 0 && gone > 0 {
+            self.count("torn writes");
+        }
+        self.tell(&format!(
+            "r{replica} loses its power; {kept} of {} changes are kept",
+            kept + gone
+        ));
+        self.note(7, &[u64::from(replica), kept, gone]);
+        if !lost {
+            self.at(down_ms * 1000, Event::PowerOn { replica });
+        }
+    }
+
+    fn power_on(&mut self, replica: u8) -> Checked {
+        let (now_ms, replicas, mutant) = (self.now_ms(), self.config.replicas, self.mutant);
+        let node = &mut self.nodes[usize::from(replica)];
+        if node.host.is_some() || node.lost {
+            return Ok(());
+        }
+        let host = H::open(&node.disk, now_ms, replicas, mutant)
+            .map_err(|Stopped(why)| Violation::new("HOST", format!("r{replica}: {why}")))?;
+        self.checker.started(host.replica())?;
+        node.last = (Status::ViewChange, View(0));
+        (node.works, node.seals) = (false, false);
+        node.run += 1;
+        let run = node.run;
+        let (op, commit) = (host.replica().op(), host.replica().commit());
+        node.host = Some(host);
+        self.tell(&format!("r{replica} starts with op {op}, {commit} committed"));
+        self.at(TICK_US, Event::Tick { replica, run });
+        self.after(replica, Ok(()))
+    }
+}

@@ -1,0 +1,123 @@
+//! The liveness phase: a core is healed, the rest stays broken, and the core must answer and converge.
+
+use super::{Checked, Host, Stopped, Violation, Workload, World};
+use crate::{Op, Status, quorum};
+
+impl<H: Host> World<H> {
+    pub(super) fn in_core(&self, replica: u8) -> bool {
+        self.core >> replica & 1 == 1
+    }
+
+    pub(super) fn heal(&mut self) -> Checked {
+        let all = self.config.replicas;
+        let size = quorum::view_change(all).max(quorum::replication(all));
+        while self.core.count_ones() < u32::from(size) {
+            self.core |= 1 << self.random.below(u64::from(all));
+        }
+        self.tell(&format!("the core is healed: {:b}", self.core));
+        self.healed_us = Some(self.now_us);
+        self.network.calm = true;
+        let never = u64::MAX / 2;
+        for kind in 0..16 {
+            self.network.mute(kind, 0);
+        }
+        for replica in 0..all {
+            let r = usize::from(replica);
+            if self.in_core(replica) {
+                (self.nodes[r].paused_until, self.nodes[r].slow_until) = (0, 0);
+                let core = self.core;
+                for other in (0..all).filter(|o| core >> o & 1 == 1) {
+                    self.network.unblock(replica, other);
+                }
+                self.power_on(replica)?;
+                continue;
+            }
+            match self.random.below(4) {
+                0 => {
+                    self.nodes[r].lost = true;
+                    self.power_off(replica, 0);
+                }
+                way @ (1 | 2) => {
+                    for other in (0..all).filter(|o| *o != replica) {
+                        let (a, b) = if way == 1 { (replica, other) } else { (other, replica) };
+                        self.network.block(a, b, never);
+                    }
+                }
+                _ => self.nodes[r].paused_until = never,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn cores(&self) -> impl Iterator<Item = &H> {
+        let nodes = self.nodes.iter().enumerate();
+        nodes.filter(|(r, _)| self.in_core(*r as u8)).filter_map(|(_, n)| n.host.as_ref())
+    }
+
+    /// The core has one view and one log, all of it committed.
+    pub(super) fn converged(&self) -> bool {
+        let of = |h: &H| {
+            let r = h.replica();
+            (r.status(), r.view(), r.commit(), r.op())
+        };
+        let Some(first) = self.cores().next().map(of) else { return false };
+        let same = self.cores().all(|h| of(h) == first);
+        let count = self.cores().count() == self.core.count_ones() as usize;
+        let all = Op(self.checker.canonical.len() as u64);
+        same && count && first.0 == Status::Normal && first.2 == first.3 && first.2 == all
+    }
+
+    pub(super) fn stuck(&self) -> Violation {
+        let mut what = String::new();
+        for host in self.cores() {
+            let r = host.replica();
+            let (id, status, view, log) = (r.id(), r.status(), r.view().0, r.log_view().0);
+            let (op, commit) = (r.op(), r.commit());
+            let line =
+                format!("{id}: {status:?} view {view} log view {log} op {op} commit {commit}; ");
+            what.push_str(&line);
+        }
+        let leads = self.cores().any(|h| h.replica().leads());
+        let invariant = if !leads {
+            "L1"
+        } else if self.answered < self.config.commands {
+            "L2"
+        } else {
+            "L3"
+        };
+        Violation::new(invariant, format!("{what}{} commands answered", self.answered))
+    }
+
+    /// The answers fit what every replica of the core tells its readers, also after a restart.
+    pub(super) fn finish(&mut self) -> Checked {
+        let stopped = |Stopped(why)| Violation::new("HOST", why);
+        let mut first: Option<Vec<String>> = None;
+        for r in 0..self.nodes.len() {
+            if !self.in_core(r as u8) {
+                continue;
+            }
+            let host = self.nodes[r].host.as_ref().expect("the core runs");
+            let content = host.content().map_err(stopped)?;
+            let known = first.get_or_insert_with(|| content.clone());
+            if *known != content {
+                return Err(Violation::new("S11", format!("r{r} tells readers something else")));
+            }
+            let commit = host.replica().commit();
+            self.nodes[r].lost = true;
+            self.power_off(r as u8, 0);
+            let (now_ms, replicas) = (self.now_ms(), self.config.replicas);
+            let again = H::open(&self.nodes[r].disk, now_ms, replicas, self.mutant);
+            let again = again.map_err(stopped)?;
+            self.checker.started(again.replica())?;
+            let kept = again.replica().op() >= commit;
+            let content = again.content().map_err(stopped)?;
+            let fewer = first.as_ref().is_none_or(|f| f.get(..content.len()) != Some(&content[..]));
+            if !kept || fewer {
+                return Err(Violation::new("S3", format!("r{r} lost something over a restart")));
+            }
+        }
+        let content = first.unwrap_or_default();
+        self.note(9, &[content.len() as u64]);
+        self.load.check(&content).map_err(|(name, what)| Violation::new(name, what))
+    }
+}

@@ -1,0 +1,7 @@
+//! Scripted scenes: a few replicas, messages that come when the scene says so, disks that write when it says so.
+//! Each scene is a trap that others fell into.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod scene;
+mod traps;

@@ -1,0 +1,189 @@
+//! The stage: replicas with disks that hold headers, and messages that wait to be delivered.
+
+use bytes::Bytes;
+use kimberlite_consensus::{
+    Entry, Envelope, Form, Header, Input, Message, Notice, Op, Outbox, Output, Recovered, Replica,
+    ReplicaId, SECTION_BYTES, Superblock, View,
+};
+
+pub(crate) const CLUSTER: [u8; 16] = [6; 16];
+
+/// What a disk is to do.
+#[derive(Clone, Debug)]
+pub(crate) enum Job {
+    Write(Header),
+    Superblock(Superblock),
+    Truncate(Op),
+}
+
+pub(crate) struct Actor {
+    pub(crate) replica: Replica,
+    /// Asked for and not done.
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) log: Vec<Header>,
+    pub(crate) superblock: Superblock,
+    pub(crate) committed: Op,
+    pub(crate) notices: Vec<Notice>,
+}
+
+pub(crate) struct Scene {
+    pub(crate) now: u64,
+    pub(crate) actors: Vec<Actor>,
+    pub(crate) wire: Vec<Envelope>,
+}
+
+impl Scene {
+    pub(crate) fn new(replicas: u8) -> Self {
+        let actor = |r: u8| {
+            let superblock = Superblock { replica: u32::from(r), ..Superblock::fresh(CLUSTER) };
+            let recovered = Recovered { superblock, replicas, tip: None, suffix: Vec::new() };
+            Actor {
+                replica: Replica::new(0, recovered),
+                jobs: Vec::new(),
+                log: Vec::new(),
+                superblock,
+                committed: Op(0),
+                notices: Vec::new(),
+            }
+        };
+        let actors = (0..replicas).map(actor).collect();
+        Self { now: 0, actors, wire: Vec::new() }
+    }
+
+    /// A cluster whose first elected primary leads: returns it.
+    pub(crate) fn started(replicas: u8) -> (Self, usize) {
+        let mut scene = Self::new(replicas);
+        scene.pass(2_000);
+        let leader = scene.leader().unwrap();
+        (scene, leader)
+    }
+
+    pub(crate) fn leader(&self) -> Option<usize> {
+        self.actors.iter().rposition(|a| a.replica.leads())
+    }
+
+    pub(crate) fn step(&mut self, r: usize, input: Input) {
+        let mut out = Outbox::new();
+        self.actors[r].replica.step(self.now, input, &mut out);
+        for output in out {
+            self.take(r, output);
+        }
+    }
+
+    fn take(&mut self, r: usize, output: Output) {
+        let from = ReplicaId(r as u8);
+        let actor = &mut self.actors[r];
+        match output {
+            Output::Write { header, .. } => actor.jobs.push(Job::Write(header)),
+            Output::WriteSuperblock(s) => actor.jobs.push(Job::Superblock(s)),
+            Output::Truncate { after } => actor.jobs.push(Job::Truncate(after)),
+            Output::Commit { op } => actor.committed = op,
+            Output::Send { to, message } => self.send(from, to, message),
+            Output::SendOp { to, op, form } => {
+                let queued = actor.jobs.iter().filter_map(|j| match j {
+                    Job::Write(header) => Some(header),
+                    Job::Superblock(_) | Job::Truncate(_) => None,
+                });
+                let header = actor.log.iter().chain(queued).rfind(|h| h.op == op).unwrap().clone();
+                let entry = Entry { header, body: Bytes::new() };
+                let message = match form {
+                    Form::Prepare { view, commit } => Message::Prepare { view, commit, entry },
+                    Form::Supply { committed } => Message::Supply { committed, entry },
+                };
+                self.send(from, to, message);
+            }
+            Output::Deposed => {}
+            Output::Notice(notice) => actor.notices.push(notice),
+        }
+    }
+
+    pub(crate) fn send(&mut self, from: ReplicaId, to: ReplicaId, message: Message) {
+        let cluster = CLUSTER;
+        self.wire.push(Envelope { cluster, from, to, incarnation: 1, message });
+    }
+
+    /// A disk does all that it was told to.
+    pub(crate) fn disk(&mut self, r: usize) {
+        while !self.actors[r].jobs.is_empty() {
+            let actor = &mut self.actors[r];
+            let input = match actor.jobs.remove(0) {
+                Job::Write(header) => {
+                    actor.log.truncate(header.op.0 as usize - 1);
+                    actor.log.push(header.clone());
+                    Input::Written { op: header.op, identity: header.identity() }
+                }
+                Job::Superblock(superblock) => {
+                    actor.superblock = superblock;
+                    Input::SuperblockWritten(superblock)
+                }
+                Job::Truncate(after) => {
+                    actor.log.truncate(after.0 as usize);
+                    continue;
+                }
+            };
+            self.step(r, input);
+        }
+    }
+
+    /// Delivers what is on the wire to those of whom `hears` says so; the rest is lost.
+    pub(crate) fn deliver(&mut self, hears: impl Fn(&Envelope) -> bool) {
+        for envelope in std::mem::take(&mut self.wire) {
+            if hears(&envelope) {
+                self.step(usize::from(envelope.to.0), Input::Message(envelope));
+            }
+        }
+    }
+
+    /// Time passes, with working disks and this network.
+    pub(crate) fn pass_with(&mut self, ms: u64, hears: impl Fn(&Envelope) -> bool) {
+        let until = self.now + ms;
+        while self.now < until {
+            self.now += 10;
+            for r in 0..self.actors.len() {
+                self.step(r, Input::Tick);
+                self.disk(r);
+            }
+            self.deliver(&hears);
+        }
+    }
+
+    pub(crate) fn pass(&mut self, ms: u64) {
+        self.pass_with(ms, |_| true);
+    }
+
+    /// The leader orders something; returns its header.
+    pub(crate) fn request(&mut self, r: usize) -> Header {
+        let time_us = self.actors[r].replica.stamp(self.now.cast_signed() * 1000);
+        let sections = Bytes::from(vec![r as u8; SECTION_BYTES]);
+        self.step(r, Input::Request { time_us, sections });
+        let jobs = &self.actors[r].jobs;
+        let Some(Job::Write(header)) = jobs.last() else { panic!("{jobs:?}") };
+        header.clone()
+    }
+
+    /// A replica stops at once, and starts again from what its disk holds.
+    pub(crate) fn restart(&mut self, r: usize) {
+        let replicas = self.actors.len() as u8;
+        let now = self.now;
+        let actor = &mut self.actors[r];
+        actor.jobs.clear();
+        let floor = actor.superblock.commit.0 as usize;
+        let (committed, suffix) = actor.log.split_at(floor);
+        let recovered = Recovered {
+            superblock: actor.superblock,
+            replicas,
+            tip: committed.last().cloned(),
+            suffix: suffix.to_vec(),
+        };
+        actor.replica = Replica::new(now, recovered);
+    }
+
+    pub(crate) fn view(&self, r: usize) -> View {
+        self.actors[r].replica.view()
+    }
+
+    /// What a replica has said since the wire was looked at last.
+    pub(crate) fn said(&self, r: usize, is: impl Fn(&Message) -> bool) -> bool {
+        self.wire.iter().any(|e| usize::from(e.from.0) == r && is(&e.message))
+    }
+}

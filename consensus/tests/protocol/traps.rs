@@ -1,0 +1,275 @@
+//! The scenes. Numbers are those of the list of traps that the project keeps.
+
+use bytes::Bytes;
+use kimberlite_consensus::{
+    Entry, Envelope, Header, Identity, Input, Message, Notice, Op, ReplicaId, Status, View,
+};
+
+use crate::scene::{CLUSTER, Job, Scene};
+
+fn is_vote(message: &Message) -> bool {
+    matches!(message, Message::DoViewChange { .. })
+}
+
+fn is_ok(message: &Message) -> bool {
+    matches!(message, Message::PrepareOk { .. })
+}
+
+/// Trap 1: nothing of a view change is said before the view is durable.
+#[test]
+fn a_vote_waits_for_the_durable_view() {
+    let mut scene = Scene::new(3);
+    for r in [1, 2] {
+        let message = Message::StartViewChange { view: View(1), joined: View(0) };
+        scene.send(ReplicaId(r), ReplicaId(0), message);
+    }
+    scene.deliver(|_| true);
+    assert_eq!((scene.view(0), scene.actors[0].replica.status()), (View(1), Status::ViewChange));
+    assert!(!scene.said(0, is_vote), "the superblock is not written");
+    scene.disk(0);
+    assert!(scene.said(0, is_vote));
+}
+
+/// Trap 5: one replica's wish moves nobody, also when it is said twice.
+#[test]
+fn a_wish_alone_changes_nothing() {
+    let mut scene = Scene::new(3);
+    for _ in 0..2 {
+        let message = Message::StartViewChange { view: View(7), joined: View(0) };
+        scene.send(ReplicaId(1), ReplicaId(0), message);
+    }
+    scene.deliver(|_| true);
+    assert_eq!(scene.view(0), View(0));
+}
+
+/// Trap 7: a backup acknowledges what it took over with the view.
+#[test]
+fn backups_acknowledge_the_log_that_a_view_begins_with() {
+    let (mut scene, leader) = Scene::started(3);
+    let header = scene.request(leader);
+    // Written by all, acknowledged to nobody.
+    scene.disk(leader);
+    scene.deliver(|_| true);
+    (0..3).for_each(|r| scene.disk(r));
+    scene.wire.clear();
+    let away = move |e: &Envelope| usize::from(e.from.0) != leader && usize::from(e.to.0) != leader;
+    scene.pass_with(4_000, away);
+    let next = scene.leader().unwrap();
+    assert_ne!(next, leader);
+    assert!(scene.actors[next].committed >= header.op, "it was acknowledged anew and committed");
+}
+
+/// Trap 8: a commit that is ahead of the log is remembered, and nothing beyond the log is committed.
+#[test]
+fn a_commit_ahead_of_the_log_commits_nothing() {
+    let (mut scene, leader) = Scene::started(3);
+    let backup = (leader + 1) % 3;
+    let (view, from) = (scene.view(leader), ReplicaId(leader as u8));
+    let identity = Identity([9; 32]);
+    let message = Message::Commit { view, op: Op(5), identity, round: 1 };
+    scene.send(from, ReplicaId(backup as u8), message);
+    scene.deliver(|_| true);
+    assert_eq!(scene.actors[backup].committed, Op(0));
+    assert!(scene.said(backup, |m| matches!(m, Message::Fetch { op: Op(1), .. })));
+}
+
+/// Trap 26: a number that a later view committed says nothing of this view's op under it, also not with the next commit
+/// that this view's primary tells of.
+#[test]
+fn a_number_committed_in_a_later_view_commits_nothing_of_this_one() {
+    let (mut scene, leader) = Scene::started(3);
+    let (backup, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let header = scene.request(leader);
+    scene.wire.retain(|e| usize::from(e.to.0) == backup);
+    scene.deliver(|e| matches!(e.message, Message::Prepare { .. }));
+    scene.disk(backup);
+    let view = scene.view(leader);
+    let later = Header { view: View(view.0 + 1), time_us: header.time_us + 1, ..header };
+    let entry = Entry { header: later, body: Bytes::new() };
+    let (to, from) = (ReplicaId(backup as u8), ReplicaId(other as u8));
+    scene.send(from, to, Message::Supply { committed: true, entry });
+    let identity = Identity::root(CLUSTER);
+    let heartbeat = Message::Commit { view, op: Op(0), identity, round: 9 };
+    scene.send(ReplicaId(leader as u8), to, heartbeat);
+    scene.deliver(|_| true);
+    assert_eq!(scene.actors[backup].committed, Op(0));
+}
+
+/// Trap 11: an op is acknowledged once it is durable, not when it is known.
+#[test]
+fn an_acknowledgement_waits_for_the_disk() {
+    let (mut scene, leader) = Scene::started(3);
+    let backup = (leader + 1) % 3;
+    scene.request(leader);
+    scene.wire.retain(|e| usize::from(e.to.0) == backup);
+    scene.deliver(|e| matches!(e.message, Message::Prepare { .. }));
+    let ack =
+        |scene: &Scene| scene.said(backup, |m| matches!(m, Message::PrepareOk { op: Op(1), .. }));
+    assert!(matches!(scene.actors[backup].jobs[..], [Job::Write(_)]) && !ack(&scene));
+    scene.disk(backup);
+    assert!(ack(&scene));
+}
+
+/// Trap 14: what was acknowledged in one view does not count in the next.
+#[test]
+fn acknowledgements_of_an_earlier_view_are_void() {
+    let (mut scene, leader) = Scene::started(3);
+    let header = scene.request(leader);
+    scene.disk(leader);
+    let (view, identity) = (scene.view(leader), header.identity());
+    let stale = Message::PrepareOk { view: View(view.0 - 1), op: header.op, identity };
+    scene.wire.clear();
+    let backup = ReplicaId(((leader + 1) % 3) as u8);
+    scene.send(backup, ReplicaId(leader as u8), stale);
+    scene.deliver(|_| true);
+    assert_eq!(scene.actors[leader].committed, Op(0));
+    let fresh = Message::PrepareOk { view, op: header.op, identity };
+    scene.send(backup, ReplicaId(leader as u8), fresh);
+    scene.deliver(|_| true);
+    assert_eq!(scene.actors[leader].committed, header.op);
+}
+
+/// Trap 6: the log of the latest log view wins over a longer one; what is cut was never committed (traps 10, 17).
+#[test]
+fn a_longer_log_of_an_older_view_loses() {
+    let (mut scene, leader) = Scene::started(3);
+    let stale: Vec<_> = (0..3).map(|_| scene.request(leader)).collect();
+    scene.disk(leader);
+    scene.wire.clear();
+    let apart =
+        |r: usize| move |e: &Envelope| usize::from(e.from.0) != r && usize::from(e.to.0) != r;
+    scene.pass_with(3_000, apart(leader));
+    let next = scene.leader().unwrap();
+    let header = scene.request(next);
+    scene.pass_with(300, apart(leader));
+    assert_eq!(scene.actors[next].committed, header.op);
+    scene.pass_with(6_000, apart(next));
+    let last = scene.leader().unwrap();
+    assert_ne!(last, next);
+    assert_eq!(scene.actors[leader].log, [header], "{stale:?} are gone");
+    let durable = scene.actors[leader].superblock;
+    assert_eq!((durable.cut, durable.log_view), (None, scene.view(last)));
+}
+
+/// Trap 22: a new primary that is far behind copies what it lacks before its view begins.
+#[test]
+fn a_primary_that_is_far_behind_catches_up_first() {
+    let (mut scene, leader) = Scene::started(3);
+    let behind = (leader + 1) % 3;
+    for _ in 0..60 {
+        scene.request(leader);
+        scene.pass_with(30, |e| usize::from(e.to.0) != behind);
+    }
+    let committed = scene.actors[leader].committed;
+    assert!(committed >= Op(60) && scene.actors[behind].log.is_empty());
+    scene.pass_with(6_000, |e| usize::from(e.from.0) != leader && usize::from(e.to.0) != leader);
+    assert!(scene.leader().is_some_and(|r| r != leader));
+    assert!(scene.actors[behind].committed >= committed);
+    assert_eq!(scene.actors[behind].log[..60], scene.actors[leader].log[..60]);
+}
+
+/// Trap 24: two replicas that lost each other agree again once they meet.
+#[test]
+fn two_replicas_that_gave_each_other_up_go_on() {
+    let (mut scene, leader) = Scene::started(2);
+    scene.pass_with(3_000, |_| false);
+    assert!(!scene.actors[leader].replica.leads());
+    scene.pass(3_000);
+    let leader = scene.leader().unwrap();
+    let header = scene.request(leader);
+    scene.pass(300);
+    assert!(scene.actors.iter().all(|a| a.committed == header.op));
+}
+
+/// Trap 18: a replica alone goes on in its view, without timers or messages.
+#[test]
+fn a_cluster_of_one_needs_nobody() {
+    let mut scene = Scene::new(1);
+    let header = scene.request(0);
+    scene.disk(0);
+    assert_eq!(scene.actors[0].committed, header.op);
+    scene.pass(5_000);
+    assert!(scene.wire.is_empty() && scene.view(0) == View(0));
+}
+
+/// Trap 21: a write that completes after its op was replaced commits and acknowledges nothing.
+#[test]
+fn a_completion_of_what_is_gone_is_ignored() {
+    let (mut scene, leader) = Scene::started(3);
+    let header = scene.request(leader);
+    scene.wire.clear();
+    scene.step(leader, Input::Written { op: header.op, identity: header.parent });
+    assert_eq!(scene.actors[leader].committed, Op(0));
+    assert!(!scene.said(leader, is_ok));
+}
+
+/// Trap 25: who can send and not hear does not keep others from working.
+#[test]
+fn a_deaf_replica_does_not_disturb() {
+    let (mut scene, leader) = Scene::started(3);
+    let deaf = (leader + 1) % 3;
+    let view = scene.view(leader);
+    scene.pass_with(5_000, |e| usize::from(e.to.0) != deaf);
+    assert_eq!(scene.leader(), Some(leader));
+    assert_eq!(scene.view(leader), view);
+}
+
+/// Trap 25: a primary that no quorum answers stops speaking, and another leads.
+#[test]
+fn a_primary_that_hears_nobody_gives_up() {
+    let (mut scene, leader) = Scene::started(3);
+    scene.pass_with(5_000, |e| usize::from(e.to.0) != leader);
+    let next = scene.leader().unwrap();
+    assert!(next != leader && !scene.actors[leader].replica.is_primary());
+}
+
+/// Trap 26: backups learn of commits without further requests.
+#[test]
+fn a_quiet_cluster_commits_everywhere() {
+    let (mut scene, leader) = Scene::started(3);
+    let header = scene.request(leader);
+    scene.pass(200);
+    assert!(scene.actors.iter().all(|a| a.committed == header.op));
+}
+
+/// A primary that crashed behind a prepare and before its write does not lead the same view again.
+#[test]
+fn a_restarted_primary_prepares_nothing_else_under_the_same_number() {
+    let (mut scene, leader) = Scene::started(3);
+    scene.request(leader);
+    let view = scene.view(leader);
+    // The backups get it; its own disk does not.
+    scene.deliver(|_| true);
+    for r in (0..3).filter(|r| *r != leader) {
+        scene.disk(r);
+    }
+    scene.restart(leader);
+    scene.wire.clear();
+    assert!(!scene.actors[leader].replica.leads());
+    scene.pass(5_000);
+    let next = scene.leader().unwrap();
+    assert!(scene.view(next) > view && scene.actors[next].committed == Op(1));
+}
+
+/// A forged sender, another cluster and an equivocating primary are noticed and not followed.
+#[test]
+fn what_no_honest_replica_says_is_noticed() {
+    let (mut scene, leader) = Scene::started(3);
+    let backup = (leader + 1) % 3;
+    let view = scene.view(leader);
+    let header = scene.request(leader);
+    scene.pass(100);
+    let message = Message::Commit { view, op: Op(0), identity: header.parent, round: 1 };
+    scene.send(ReplicaId(((leader + 2) % 3) as u8), ReplicaId(backup as u8), message.clone());
+    scene.deliver(|_| true);
+    assert_eq!(scene.actors[backup].notices, [Notice::NotThePrimary]);
+    scene.send(ReplicaId(9), ReplicaId(backup as u8), message);
+    scene.deliver(|_| true);
+    assert_eq!(scene.actors[backup].notices[1], Notice::Misdirected);
+    let other = kimberlite_consensus::Identity([1; 32]);
+    let lie = Message::Commit { view, op: header.op, identity: other, round: 2 };
+    scene.send(ReplicaId(leader as u8), ReplicaId(backup as u8), lie);
+    scene.deliver(|_| true);
+    assert_eq!(scene.actors[backup].notices[2], Notice::Diverged);
+    assert_eq!(scene.actors[backup].committed, header.op);
+}

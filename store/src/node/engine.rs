@@ -1,0 +1,423 @@
+//! What runs a replica: it takes what the machine and its replica want done to the log, the superblock, the indexes
+//! and whoever waits. It decides nothing. The node's thread drives it with a real disk and clock, the simulator with
+//! simulated ones.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::{self, ErrorKind},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+#[cfg(feature = "sim")]
+use kimberlite_consensus::sim::Mutant;
+use kimberlite_consensus::{
+    Entry, Envelope, Form, Header, Identity, Input, Message, Notice, Op, Outbox, Output, ReplicaId,
+    Superblock, View,
+};
+
+use super::{
+    Files, Tenants,
+    machine::{Answer, Committed, Machine},
+};
+use crate::{
+    checkpoint::{Behind, Checkpoints},
+    error::ReadError,
+    index,
+    kernel::Prepared,
+    log::{
+        OpReader, WriteError, Written,
+        frame::{FRAME_TAIL_BYTES, FrameHead, Section, frame_around, read_section},
+    },
+};
+
+/// What the disk is to do, one after the other.
+#[derive(Debug)]
+enum Job {
+    /// `checked` where the op was made here.
+    Write {
+        header: Header,
+        frame: Bytes,
+        checked: bool,
+    },
+    Superblock(Superblock),
+    Truncate {
+        after: Op,
+    },
+}
+
+/// What the disk did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// There was nothing to do.
+    Nothing,
+    Written {
+        op: Op,
+        identity: Identity,
+        bytes: usize,
+    },
+    Superblock(Superblock),
+    Truncated(Op),
+    /// An op that cannot be written; the replica knows.
+    Refused,
+}
+
+/// Why the engine cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Stop {
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error("the superblock or the log's end could not be written")]
+    Disk(#[source] io::Error),
+    #[error("a committed op could not be applied")]
+    Apply(#[source] ReadError),
+}
+
+/// An op of the log that is not committed, or waits to be written.
+#[derive(Debug)]
+struct Placed {
+    header: Header,
+    frame: Bytes,
+}
+
+/// See the module. `R` is whatever the driver wants back with an answer.
+#[derive(Debug)]
+pub(crate) struct Engine<R> {
+    pub(crate) machine: Machine<R>,
+    pub(crate) files: Files,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) tenants: Arc<Tenants>,
+    jobs: VecDeque<Job>,
+    /// Ops that are not committed, by number.
+    pending: BTreeMap<u64, Placed>,
+    /// Where those lie that are on disk.
+    places: BTreeMap<u64, Written>,
+    /// Identity of the last op on disk.
+    end: Identity,
+    reader: OpReader,
+    /// The view that this replica leads, once its windows show all that was before.
+    leads: Option<View>,
+    /// Answers that rest on committed state alone, and the round of heartbeats behind which they are true.
+    unconfirmed: VecDeque<(u64, R, Answer)>,
+    /// Messages to be sent.
+    pub(crate) sent: Vec<Envelope>,
+    /// Answers to be given; `None` where nobody knows what will become of the command.
+    pub(crate) answers: Vec<(R, Option<Answer>)>,
+    /// What was noticed of others.
+    pub(crate) notices: Vec<Notice>,
+    /// Records applied.
+    pub(crate) records: u64,
+    /// Headers of the ops that were applied.
+    #[cfg(feature = "sim")]
+    pub(crate) committed: Vec<Header>,
+    /// A bug that is planted.
+    #[cfg(feature = "sim")]
+    pub(crate) mutant: Option<Mutant>,
+}
+
+/// An op that recovery found and that is not known to be committed.
+#[derive(Debug)]
+pub(crate) struct Uncommitted {
+    pub(crate) header: Header,
+    pub(crate) written: Written,
+    pub(crate) frame: Bytes,
+}
+
+impl<R> Engine<R> {
+    pub(crate) fn new(
+        machine: Machine<R>,
+        files: Files,
+        checkpoints: Checkpoints,
+        tenants: Arc<Tenants>,
+        suffix: Vec<Uncommitted>,
+    ) -> Self {
+        let mut end = machine.replica().committed_identity();
+        let (mut pending, mut places) = (BTreeMap::new(), BTreeMap::new());
+        for Uncommitted { header, written, frame } in suffix {
+            end = header.identity();
+            places.insert(header.op.0, written);
+            pending.insert(header.op.0, Placed { header, frame });
+        }
+        Self {
+            machine,
+            files,
+            checkpoints,
+            tenants,
+            jobs: VecDeque::new(),
+            pending,
+            places,
+            end,
+            reader: OpReader::default(),
+            leads: None,
+            unconfirmed: VecDeque::new(),
+            sent: Vec::new(),
+            answers: Vec::new(),
+            notices: Vec::new(),
+            records: 0,
+            #[cfg(feature = "sim")]
+            committed: Vec::new(),
+            #[cfg(feature = "sim")]
+            mutant: None,
+        }
+    }
+
+    /// Whether commands are decided here.
+    pub(crate) fn leads(&mut self) -> bool {
+        let replica = self.machine.replica();
+        if !replica.leads() {
+            return false;
+        }
+        let view = replica.view();
+        if self.leads != Some(view) {
+            self.leads = Some(view);
+            // Windows that another view's ops went past are out of date.
+            let void = self.machine.depose();
+            assert!(void.is_empty(), "nobody waits for what is not led");
+            for tenant in self.tenants.all() {
+                let index = tenant.index.read();
+                self.machine.add_tenant(tenant.reference, index.count, index.chain_head);
+            }
+        }
+        true
+    }
+
+    /// Decides a command. Only while this replica leads.
+    pub(crate) fn submit(&mut self, now_us: i64, prepared: Prepared, reply: R) {
+        self.machine.submit(now_us, prepared, reply);
+    }
+
+    /// Closes the op being built, if there is one and it may be prepared now.
+    pub(crate) fn seal(&mut self, now_ms: u64) -> Result<(), Stop> {
+        let mut out = Outbox::new();
+        #[cfg(feature = "sim")]
+        if self.mutant == Some(Mutant::AnswersEarly) {
+            let early = self.machine.take_waiting().into_iter();
+            self.answers.extend(early.map(|(reply, answer)| (reply, Some(answer))));
+        }
+        let lead = self.files.log.lead();
+        if let Some(sealed) = self.machine.seal_to(now_ms, lead, &mut out) {
+            self.place(sealed.header, sealed.frame, true);
+        }
+        self.carry_out(now_ms, out)?;
+        let idle = self.machine.idle_answers();
+        if !idle.is_empty() {
+            let round = self.machine.replica().round();
+            self.unconfirmed.extend(idle.into_iter().map(|(reply, answer)| (round, reply, answer)));
+            self.step(now_ms, Input::Confirm)?;
+        }
+        Ok(())
+    }
+
+    /// Gives answers that rest on committed state alone, once it is known that no other primary had committed more.
+    fn release(&mut self) {
+        let confirmed = self.machine.replica().confirmed();
+        while let Some((_, reply, answer)) = self.unconfirmed.pop_front_if(|u| u.0 < confirmed) {
+            self.answers.push((reply, Some(answer)));
+        }
+    }
+
+    fn place(&mut self, header: Header, frame: Bytes, checked: bool) {
+        let placed = Placed { header: header.clone(), frame: frame.clone() };
+        self.pending.insert(header.op.0, placed);
+        self.jobs.push_back(Job::Write { header, frame, checked });
+    }
+
+    /// Something happened to the replica.
+    pub(crate) fn step(&mut self, now_ms: u64, input: Input) -> Result<(), Stop> {
+        let mut out = Outbox::new();
+        self.machine.step(now_ms, input, &mut out);
+        self.carry_out(now_ms, out)
+    }
+
+    fn carry_out(&mut self, _now_ms: u64, out: Outbox) -> Result<(), Stop> {
+        for output in out {
+            match output {
+                Output::Write { header, previous, body } => {
+                    let body = body.unwrap_or_default();
+                    let frame = frame_around(&header, previous.as_ref(), &body);
+                    self.place(header, frame, false);
+                }
+                Output::Commit { op } => self.commit(op)?,
+                Output::WriteSuperblock(superblock) => {
+                    self.jobs.push_back(Job::Superblock(superblock));
+                }
+                Output::Truncate { after } => {
+                    self.pending.split_off(&(after.0 + 1));
+                    self.jobs.push_back(Job::Truncate { after });
+                }
+                Output::Send { to, message } => self.send(to, message),
+                Output::SendOp { to, op, form } => self.send_op(to, op, form),
+                Output::Deposed => {
+                    self.leads = None;
+                    let void = self.machine.depose();
+                    let unconfirmed = self.unconfirmed.drain(..);
+                    self.answers.extend(unconfirmed.map(|(_, reply, _)| (reply, None)));
+                    self.answers.extend(void.into_iter().map(|reply| (reply, None)));
+                }
+                Output::Notice(notice) => self.notices.push(notice),
+            }
+        }
+        self.release();
+        Ok(())
+    }
+
+    fn send(&mut self, to: ReplicaId, message: Message) {
+        let replica = self.machine.replica();
+        let Superblock { cluster, incarnation, .. } = replica.durable();
+        let from = replica.id();
+        self.sent.push(Envelope { cluster, from, to, incarnation, message });
+    }
+
+    fn send_op(&mut self, to: ReplicaId, op: Op, form: Form) {
+        let found = match self.pending.get(&op.0) {
+            Some(Placed { header, frame }) => {
+                let head = FrameHead::decode(frame).expect("this frame was encoded here");
+                let body = frame.slice(head.body_at..frame.len() - FRAME_TAIL_BYTES);
+                Some((header.clone(), body))
+            }
+            None => self.reader.read(&self.files.log, op).unwrap_or_default(),
+        };
+        let Some((header, body)) = found else { return };
+        let entry = Entry { header, body };
+        let message = match form {
+            Form::Prepare { view, commit } => Message::Prepare { view, commit, entry },
+            Form::Supply { committed } => Message::Supply { committed, entry },
+        };
+        self.send(to, message);
+    }
+
+    /// Whether the disk has something to do.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    /// Does what the disk is to do next, and tells the replica.
+    pub(crate) fn work(&mut self, now_ms: u64) -> Result<Done, Stop> {
+        let Some(job) = self.jobs.pop_front() else { return Ok(Done::Nothing) };
+        match job {
+            Job::Write { header, frame, checked } => self.write(now_ms, &header, &frame, checked),
+            Job::Superblock(superblock) => {
+                self.files.write_superblock(superblock).map_err(Stop::Disk)?;
+                self.step(now_ms, Input::SuperblockWritten(superblock))?;
+                Ok(Done::Superblock(superblock))
+            }
+            Job::Truncate { after } => {
+                let behind = self.places.split_off(&(after.0 + 1));
+                if let Some((_, from)) = behind.into_iter().next() {
+                    self.files.log.truncate(&from).map_err(Stop::Disk)?;
+                    self.reader = OpReader::default();
+                    let before = self.pending.get(&after.0).map(|p| p.header.identity());
+                    self.end =
+                        before.unwrap_or_else(|| self.machine.replica().committed_identity());
+                }
+                Ok(Done::Truncated(after))
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        now_ms: u64,
+        header: &Header,
+        frame: &Bytes,
+        checked: bool,
+    ) -> Result<Done, Stop> {
+        let (op, identity) = (header.op, header.identity());
+        if header.parent != self.end {
+            // It follows an op that was refused.
+            return Ok(Done::Refused);
+        }
+        if !checked && !self.holds(header, frame) {
+            self.step(now_ms, Input::Refused { op, identity })?;
+            return Ok(Done::Refused);
+        }
+        let written = self.files.log.append(frame, op.0, header.parent)?;
+        self.end = identity;
+        self.places.insert(op.0, written);
+        self.step(now_ms, Input::Written { op, identity })?;
+        Ok(Done::Written { op, identity, bytes: frame.len() })
+    }
+
+    /// Whether a frame's leaves, payloads and chains are what its header says.
+    fn holds(&self, header: &Header, frame: &Bytes) -> bool {
+        #[cfg(feature = "sim")]
+        if self.mutant == Some(Mutant::AnyBody) {
+            return true;
+        }
+        let Ok(head) = FrameHead::decode(frame) else { return false };
+        let mut at = head.body_at;
+        for section in Section::all(header) {
+            let bytes = section.leaves_bytes as usize;
+            let Ok(runs) = read_section(frame, &mut at, bytes) else { return false };
+            let before = self.chain_before(header.op, &section.tenant);
+            if before.is_some_and(|(next, _)| next != section.first_position)
+                || index::holds(&section, &runs, before.map(|(_, chain)| chain)).is_err()
+            {
+                return false;
+            }
+        }
+        at + FRAME_TAIL_BYTES == frame.len()
+    }
+
+    /// Records and chain head of a tenant's log before `op`; `None` where the tenant is not known here yet.
+    fn chain_before(&self, op: Op, tenant: &[u8; 16]) -> Option<(u64, crate::words::Hash)> {
+        let before = self.pending.range(..op.0).rev();
+        let mut sections = before.flat_map(|(_, p)| Section::all(&p.header));
+        if let Some(section) = sections.find(|s| s.tenant == *tenant) {
+            return Some((section.first_position + u64::from(section.records), section.chain_head));
+        }
+        let tenant = self.tenants.by_reference(tenant)?;
+        let index = tenant.index.read();
+        Some((index.count, index.chain_head))
+    }
+
+    /// All ops up to this one are committed: takes them into the indexes, and their answers are true now.
+    fn commit(&mut self, last: Op) -> Result<(), Stop> {
+        while let Some(entry) = self.pending.first_entry() {
+            let op = Op(*entry.key());
+            if op > last {
+                break;
+            }
+            let Placed { header, frame } = entry.remove();
+            let written = self.places.remove(&op.0).expect("what is committed is on disk");
+            let committed = self.machine.committed(op).unwrap_or_else(|| Committed {
+                header,
+                frame,
+                sections: Vec::new(),
+                answers: Vec::new(),
+            });
+            let machine = &mut self.machine;
+            let records = super::apply(&self.tenants, machine, &written, &committed);
+            let records = records.map_err(Stop::Apply)?;
+            self.records += records;
+            let answers = committed.answers.into_iter();
+            #[cfg(feature = "sim")]
+            if self.mutant == Some(Mutant::OtherState)
+                && answers.len() == 0
+                && op.0.is_multiple_of(40)
+            {
+                self.tenants.all().iter().for_each(|t| t.index.write().generation += 1);
+            }
+            self.answers.extend(answers.map(|(reply, answer)| (reply, Some(answer))));
+            #[cfg(feature = "sim")]
+            self.committed.push(committed.header.clone());
+            let bytes = committed.frame.len() as u64;
+            let behind = Behind { header: committed.header, written, bytes };
+            self.checkpoints.note(&self.tenants, records, &behind);
+        }
+        Ok(())
+    }
+
+    /// The commands of the op being built, and of what is in flight, are not carried out: there is no room.
+    pub(crate) fn abandon(&mut self) -> Vec<R> {
+        let after = self.machine.commit();
+        self.jobs.retain(|job| !matches!(job, Job::Write { .. }));
+        self.pending.split_off(&(after.0 + 1));
+        self.machine.abandon(after)
+    }
+
+    /// Whether a lack of room keeps an op from being written.
+    pub(crate) fn is_full(stop: &Stop) -> bool {
+        matches!(stop, Stop::Write(WriteError::NoRoom(e)) if e.kind() == ErrorKind::StorageFull)
+    }
+}

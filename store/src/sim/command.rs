@@ -1,0 +1,294 @@
+//! The command line of the simulator.
+
+use std::{fmt::Write as _, io::Write as _, path::Path, process::ExitCode};
+
+use kimberlite_consensus::sim::{Config, Coverage, Mutant, Outcome, Planned, VIOLATIONS, World};
+
+use super::{SimHost, begin};
+use crate::words::Hex;
+
+const USAGE: &str = "usage: cargo sim --seed N [--mutant NAME] [--minimise]
+       cargo sim --seeds A..B [--mutant NAME]
+       cargo sim --bundle FILE
+       cargo sim --mutants
+
+Prints what happened and, last, a hash of it. Ends with 0 only if everything held.
+A seed that fails leaves a bundle beside: the file sim-N.bundle.";
+
+/// What is asked of the simulator.
+enum Asked {
+    Seed { seed: u64, minimise: bool },
+    Seeds { from: u64, to: u64 },
+    Bundle(String),
+    Mutants,
+}
+
+/// Runs the command; says how it ended.
+pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let Some((asked, mutant)) = parse(arguments) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let held = match asked {
+        Asked::Seed { seed, minimise } => one(seed, mutant, minimise),
+        Asked::Seeds { from, to } => many(from, to, mutant),
+        Asked::Bundle(path) => match bundle(&path) {
+            Some(held) => held,
+            None => return ExitCode::from(2),
+        },
+        Asked::Mutants => {
+            for mutant in Mutant::ALL {
+                print(&format!("{} breaks {}", mutant.name(), mutant.breaks().join(" or ")));
+            }
+            true
+        }
+    };
+    if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> Option<(Asked, Option<Mutant>)> {
+    let (mut asked, mut mutant, mut smaller) = (None, None, false);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--seed" => {
+                let seed = arguments.next()?.parse().ok()?;
+                asked = Some(Asked::Seed { seed, minimise: false });
+            }
+            "--seeds" => {
+                let range = arguments.next()?;
+                let (from, to) = range.split_once("..")?;
+                asked = Some(Asked::Seeds { from: from.parse().ok()?, to: to.parse().ok()? });
+            }
+            "--bundle" => asked = Some(Asked::Bundle(arguments.next()?)),
+            "--mutants" => asked = Some(Asked::Mutants),
+            "--mutant" => {
+                let name = arguments.next()?;
+                mutant = Some(*Mutant::ALL.iter().find(|m| m.name() == name)?);
+            }
+            "--minimise" => smaller = true,
+            _ => return None,
+        }
+    }
+    if let Some(Asked::Seed { minimise, .. }) = &mut asked {
+        *minimise = smaller;
+    }
+    asked.map(|asked| (asked, mutant))
+}
+
+/// One run, the same each time.
+pub fn simulate(config: Config, schedule: &[Planned], mutant: Option<Mutant>) -> Outcome {
+    begin(config.seed);
+    World::<SimHost>::run(config, schedule, mutant)
+}
+
+fn print(line: &str) {
+    // Whoever listens may have left; the exit code tells all the same.
+    let _gone = writeln!(std::io::stdout(), "{line}").is_err();
+}
+
+fn tell(outcome: &Outcome) {
+    outcome.timeline.iter().for_each(|line| print(line));
+    print("");
+    tell_coverage(&outcome.coverage);
+    if let Some(violation) = &outcome.violation {
+        let known = VIOLATIONS.iter().find(|(name, _)| *name == violation.invariant);
+        let what = known.map_or("", |(_, what)| what);
+        print(&format!("FAILED {}: {what}: {}", violation.invariant, violation.what));
+    }
+}
+
+fn tell_coverage(coverage: &Coverage) {
+    for (what, count) in coverage {
+        print(&format!("{count:>9}  {what}"));
+    }
+}
+
+fn one(seed: u64, mutant: Option<Mutant>, smaller: bool) -> bool {
+    let config = Config::draw(seed);
+    print(&format!("{config:?}"));
+    let mut schedule = config.schedule();
+    let mut outcome = simulate(config, &schedule, mutant);
+    if smaller && outcome.violation.is_some() {
+        (schedule, outcome) = minimise(config, schedule, outcome, mutant);
+    }
+    finish(config, &schedule, mutant, &outcome)
+}
+
+fn finish(config: Config, schedule: &[Planned], mutant: Option<Mutant>, outcome: &Outcome) -> bool {
+    tell(outcome);
+    if outcome.violation.is_some() {
+        let path = format!("sim-{}.bundle", config.seed);
+        match std::fs::write(&path, write_bundle(config, schedule, mutant, outcome)) {
+            Ok(()) => print(&format!("cargo sim --bundle {path}")),
+            Err(error) => print(&format!("{path} cannot be written: {error}")),
+        }
+    }
+    print(&format!("trace {}", Hex(&outcome.trace)));
+    outcome.violation.is_none()
+}
+
+/// Leaves out faults as long as the same invariant fails.
+fn minimise(
+    config: Config,
+    mut schedule: Vec<Planned>,
+    mut outcome: Outcome,
+    mutant: Option<Mutant>,
+) -> (Vec<Planned>, Outcome) {
+    let failing = outcome.violation.as_ref().map(|v| v.invariant);
+    let mut size = schedule.len().div_ceil(2);
+    while size > 0 {
+        let mut at = 0;
+        while at < schedule.len() {
+            let mut fewer = schedule.clone();
+            fewer.drain(at..(at + size).min(schedule.len()));
+            let tried = simulate(config, &fewer, mutant);
+            if tried.violation.as_ref().map(|v| v.invariant) == failing {
+                (schedule, outcome) = (fewer, tried);
+            } else {
+                at += size;
+            }
+        }
+        size /= 2;
+    }
+    (schedule, outcome)
+}
+
+fn many(from: u64, to: u64, mutant: Option<Mutant>) -> bool {
+    let mut total = Coverage::new();
+    let mut failed = Vec::new();
+    let mut traces = blake3::Hasher::new();
+    for seed in from..to {
+        let config = Config::draw(seed);
+        let schedule = config.schedule();
+        let outcome = simulate(config, &schedule, mutant);
+        traces.update(&outcome.trace);
+        let line = match &outcome.violation {
+            None => format!("seed {seed}: held, trace {}", Hex(&outcome.trace[..8])),
+            Some(v) => {
+                failed.push(seed);
+                format!("seed {seed}: FAILED {}: {}", v.invariant, v.what)
+            }
+        };
+        print(&line);
+        for (what, count) in outcome.coverage {
+            *total.entry(what).or_default() += count;
+        }
+    }
+    print("");
+    tell_coverage(&total);
+    if mutant.is_none() && to.saturating_sub(from) >= MANY {
+        for what in MUST_HAPPEN {
+            if total.get(what).is_none_or(|count| *count == 0) {
+                print(&format!("FAILED: over so many seeds, this never happened: {what}"));
+                failed.push(u64::MAX);
+            }
+        }
+    }
+    print(&format!("{} seeds, {} failed {failed:?}", to.saturating_sub(from), failed.len()));
+    print(&format!("trace {}", Hex(traces.finalize().as_bytes())));
+    failed.is_empty()
+}
+
+/// Over so many seeds each of these must happen at least once: else the runs do not test what they are for.
+const MANY: u64 = 200;
+const MUST_HAPPEN: [&str; 17] = [
+    "bodies changed under their checksum",
+    "commands asked again",
+    "crashes",
+    "faults: clock",
+    "faults: crash",
+    "faults: crash of all",
+    "faults: lost kind of message",
+    "faults: one-way link",
+    "faults: partition",
+    "faults: pause",
+    "faults: slow disk",
+    "garbled messages refused",
+    "ops refused",
+    "ops supplied",
+    "torn writes",
+    "truncations",
+    "view changes with an uncommitted suffix",
+];
+
+const BUNDLE: &str = "kimberlite simulation 1";
+
+fn write_bundle(
+    config: Config,
+    schedule: &[Planned],
+    mutant: Option<Mutant>,
+    outcome: &Outcome,
+) -> String {
+    let commit = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output();
+    let commit = commit.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
+    let commit = commit.unwrap_or_default();
+    let mut text = format!("{BUNDLE}\ncommit {commit}\nconfig {config}\n");
+    let name = mutant.map_or("none", Mutant::name);
+    let mut line = |line: String| writeln!(text, "{line}").expect("writing to memory");
+    line(format!("mutant {name}"));
+    for planned in schedule {
+        line(format!("fault {planned}"));
+    }
+    if let Some(v) = &outcome.violation {
+        line(format!("failed {} {}", v.invariant, v.what));
+    }
+    line(format!("trace {}", Hex(&outcome.trace)));
+    text
+}
+
+/// Runs what a bundle holds; `None` where it holds nothing that can be run.
+fn bundle(path: &str) -> Option<bool> {
+    let text = match std::fs::read_to_string(Path::new(path)) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("{path}: {error}");
+            return None;
+        }
+    };
+    let Some((config, schedule, mutant)) = read_bundle(&text) else {
+        eprintln!("{path} is no bundle of this version");
+        return None;
+    };
+    let outcome = simulate(config, &schedule, mutant);
+    Some(finish(config, &schedule, mutant, &outcome))
+}
+
+fn read_bundle(text: &str) -> Option<(Config, Vec<Planned>, Option<Mutant>)> {
+    let mut lines = text.lines();
+    if lines.next()? != BUNDLE {
+        return None;
+    }
+    let (mut config, mut schedule, mut mutant) = (None, Vec::new(), None);
+    for line in lines {
+        let (word, rest) = line.split_once(' ')?;
+        match word {
+            "config" => config = Config::parse(rest),
+            "fault" => schedule.push(Planned::parse(rest)?),
+            "mutant" => mutant = Mutant::ALL.iter().find(|m| m.name() == rest).copied(),
+            "commit" | "failed" | "trace" => {}
+            _ => return None,
+        }
+    }
+    config.map(|config| (config, schedule, mutant))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_comes_back_as_it_was_written() {
+        let config = Config::draw(7);
+        let schedule = config.schedule();
+        let outcome = Outcome {
+            trace: [3; 32],
+            violation: None,
+            coverage: Coverage::new(),
+            timeline: Vec::new(),
+        };
+        let mutant = Some(Mutant::SmallQuorum);
+        let text = write_bundle(config, &schedule, mutant, &outcome);
+        assert_eq!(read_bundle(&text), Some((config, schedule, mutant)));
+        assert_eq!(read_bundle("kimberlite simulation 2\n"), None);
+    }
+}
