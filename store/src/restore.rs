@@ -218,13 +218,12 @@ struct Place {
 impl Place {
     /// Takes a folder that holds nothing, or is not there. What a restore that was killed left there goes.
     fn begin(folder: &Path) -> Result<Self, RestoreError> {
-        let is_new = match std::fs::create_dir_all(folder.parent().unwrap_or(folder)) {
-            Ok(()) => match std::fs::create_dir(folder) {
-                Ok(()) => true,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-                Err(error) => return Err(failed("making", folder)(error)),
-            },
-            Err(error) => return Err(failed("making the parent of", folder)(error)),
+        let parent = folder.parent().unwrap_or(folder);
+        std::fs::create_dir_all(parent).map_err(failed("making", parent))?;
+        let is_new = match std::fs::create_dir(folder) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(failed("making", folder)(error)),
         };
         let folder = folder.canonicalize().map_err(failed("finding", folder))?;
         let path = folder.join(RESTORING);

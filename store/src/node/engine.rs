@@ -198,7 +198,7 @@ impl<R> Engine<R> {
         if let Some(sealed) = self.machine.seal_to(now_ms, lead, &mut out) {
             self.place(sealed.header, sealed.frame, true);
         }
-        self.carry_out(now_ms, out)?;
+        self.carry_out(out)?;
         let idle = self.machine.idle_answers();
         if !idle.is_empty() {
             let round = self.machine.replica().round();
@@ -226,10 +226,10 @@ impl<R> Engine<R> {
     pub(crate) fn step(&mut self, now_ms: u64, input: Input) -> Result<(), Stop> {
         let mut out = Outbox::new();
         self.machine.step(now_ms, input, &mut out);
-        self.carry_out(now_ms, out)
+        self.carry_out(out)
     }
 
-    fn carry_out(&mut self, _now_ms: u64, out: Outbox) -> Result<(), Stop> {
+    fn carry_out(&mut self, out: Outbox) -> Result<(), Stop> {
         for output in out {
             match output {
                 Output::Write { header, previous, body } => {
