@@ -25,6 +25,7 @@ use crate::{
     metrics::{Metrics, StoreFigures},
     observe, openapi,
     problem::{Code, Problem},
+    room::Room,
 };
 
 /// Shared by all requests.
@@ -40,6 +41,8 @@ pub struct App {
     pub(crate) bodies: BodyBudget,
     /// Of pages that wait for their callers to take them.
     pub(crate) answers: BodyBudget,
+    /// Of NDJSON and SSE answers.
+    pub(crate) streams: Arc<Room>,
     pub(crate) backups: Arc<Backups>,
     /// Turns true once, when the server stops.
     pub(crate) draining: watch::Sender<bool>,
@@ -61,11 +64,15 @@ impl App {
         let document = openapi::document();
         let json = serde_json::to_string_pretty(&document).expect("documents serialise");
         let bodies = BodyBudget::new(BODIES_BYTES_MAX);
+        let answers = BodyBudget::new(ANSWERS_BYTES_MAX);
+        let streams = Arc::new(Room::new());
         let figures = StoreFigures {
             store: store.clone(),
             tenant: tenant.clone(),
             folder: config.data.clone(),
             bodies: bodies.clone(),
+            answers: answers.clone(),
+            streams: Arc::clone(&streams),
         };
         let backups = Arc::new(Backups::default());
         Arc::new(Self {
@@ -78,7 +85,8 @@ impl App {
             config,
             links: LinkKey::random(),
             bodies,
-            answers: BodyBudget::new(ANSWERS_BYTES_MAX),
+            answers,
+            streams,
             draining: watch::Sender::new(false),
             document,
             document_json: json.into(),
@@ -167,7 +175,9 @@ pub(crate) async fn of_tests() -> (Arc<App>, tempfile::TempDir) {
     let store = Store::open(options).unwrap();
     let (actor, name) = (Actor::new("a").unwrap(), TenantName::new("t").unwrap());
     let tenant = store.create_tenant(actor.clone(), name.clone()).await.unwrap();
-    (App::new(store, tenant, name, actor, Config::default()), folder)
+    let config =
+        Config { send_timeout: std::time::Duration::from_millis(100), ..Config::default() };
+    (App::new(store, tenant, name, actor, config), folder)
 }
 
 /// An answer without a body.

@@ -25,6 +25,7 @@ pub mod openapi;
 pub mod operations;
 pub mod problem;
 mod query;
+mod room;
 pub mod server;
 mod stalled;
 mod v1;

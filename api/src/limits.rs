@@ -10,6 +10,10 @@ pub const REQUEST_BYTES_MAX: usize = 16 << 20;
 pub const BODIES_BYTES_MAX: usize = 48 << 20;
 /// Bytes of pages that are read and not yet sent.
 pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
+/// Bytes of NDJSON lines and SSE frames of events that are read, or about to be, and not yet sent.
+pub const STREAMS_BYTES_MAX: usize = 64 << 20;
+/// Seconds that a new NDJSON answer or follower waits for room among those bytes.
+pub const STREAMS_PATIENCE_S: u64 = 2;
 /// Bytes of a refused body that are read and dropped, so that its sender gets to read the answer.
 pub const DRAIN_BYTES_MAX: usize = 64 << 20;
 /// Lines of one durable batch of the bulk door.
@@ -26,8 +30,10 @@ pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 pub const PAGE_EVENTS: usize = 100;
 /// Values of one repeatable query parameter.
 pub const FILTER_VALUES_MAX: usize = 32;
-/// Events that a follower takes from the log at a time.
-pub const FOLLOW_BATCH_EVENTS: usize = 256;
+/// Events that an NDJSON answer or a follower takes from the log at a time.
+pub const STREAM_BATCH_EVENTS: usize = 256;
+/// Bytes of text after which that is enough.
+pub const STREAM_BATCH_BYTES: usize = 256 << 10;
 /// Seconds that a signed link may live.
 pub const LINK_TTL_S_MAX: u64 = 3600;
 /// Seconds that a signed link lives where the request names none.

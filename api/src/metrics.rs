@@ -33,7 +33,7 @@ use prometheus_client::{
 
 use rustix::fs::statvfs;
 
-use crate::{app::App, backups::Backups, body::BodyBudget, problem::Problem, query};
+use crate::{app::App, backups::Backups, body::BodyBudget, problem::Problem, query, room::Room};
 
 /// Seconds, from well below a sync to far beyond patience.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -181,6 +181,8 @@ pub(crate) struct StoreFigures {
     /// The data folder.
     pub(crate) folder: PathBuf,
     pub(crate) bodies: BodyBudget,
+    pub(crate) answers: BodyBudget,
+    pub(crate) streams: Arc<Room>,
 }
 
 impl fmt::Debug for StoreFigures {
@@ -254,6 +256,10 @@ impl Collector for StoreFigures {
         gauge("tenants_damaged", "Tenants whose log is damaged", None, i64::from(damaged))?;
         let bodies = whole(self.bodies.bytes());
         gauge("request_bodies", "Bodies of requests held", Some(&Unit::Bytes), bodies)?;
+        let pages = whole(self.answers.bytes());
+        gauge("pages", "Pages read and not yet sent", Some(&Unit::Bytes), pages)?;
+        let streams = whole(self.streams.bytes());
+        gauge("streams", "Lines and frames read and not yet sent", Some(&Unit::Bytes), streams)?;
         if let Ok(disk) = statvfs(&self.folder) {
             let bytes = |blocks: u64| i64::try_from(blocks * disk.f_frsize).unwrap_or(i64::MAX);
             gauge("disk_free", "Room on the disk", Some(&Unit::Bytes), bytes(disk.f_bavail))?;

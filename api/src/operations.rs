@@ -168,6 +168,18 @@ pub const METRICS: &[Metric] = &[
         "Bodies of requests held at this moment. Above 48 MiB further ones get 503.",
     ),
     metric(
+        "kimberlite_pages_bytes",
+        Kind::Gauge,
+        "bytes",
+        "Pages that are read and not yet sent. Above 64 MiB further ones get 503.",
+    ),
+    metric(
+        "kimberlite_streams_bytes",
+        Kind::Gauge,
+        "bytes",
+        "Lines (NDJSON) and frames (SSE) that are read or about to be, and not yet sent, at most 64 MiB: near it new readers          get 503 and those under way wait.",
+    ),
+    metric(
         "kimberlite_idempotency_window_seconds",
         Kind::Gauge,
         "seconds",
@@ -219,6 +231,13 @@ const fn metric(name: &'static str, kind: Kind, unit: &'static str, what: &'stat
 /// What to be woken for, the worst first.
 pub const ALERTS: &[Alert] = &[
     Alert {
+        name: "ServerGone",
+        when: "up{job=\"kimberlite\"} == 0",
+        lasts: "1m",
+        why: "Prometheus cannot read `/metrics`, under a job that is called `kimberlite`: the server is down, or out of reach.",
+        action: "Look at its log: a server that stops by itself says why, a failed sync for one. Started again, it serves all that was acknowledged.",
+    },
+    Alert {
         name: "LogDamaged",
         when: "kimberlite_tenants_damaged > 0 or increase(kimberlite_scrub_damage_total[1h]) > 0",
         lasts: "0m",
@@ -257,6 +276,13 @@ pub const ALERTS: &[Alert] = &[
         lasts: "1m",
         why: "About three quarters of 8,192 commands, or of the room for bodies; at the limit callers get 503.",
         action: "As for AppendsRefused.",
+    },
+    Alert {
+        name: "AnswersNotTaken",
+        when: "kimberlite_streams_bytes > 56e6 or kimberlite_pages_bytes > 56e6",
+        lasts: "2m",
+        why: "Callers take their answers so slowly that the room for them is nearly used up: further readers wait, or get 503.",
+        action: "Find connections that take nothing (`ss -ti`); a lower `http.send_timeout_ms` ends them sooner.",
     },
     Alert {
         name: "SyncSlow",
@@ -346,7 +372,8 @@ mod tests {
     fn alerts_use_metrics_that_exist() {
         for alert in ALERTS {
             let names = named(alert.when);
-            assert!(!names.is_empty(), "{}", alert.name);
+            // `up` is made by Prometheus itself.
+            assert!(!names.is_empty() || alert.when.starts_with("up{"), "{}", alert.name);
             for name in names {
                 assert!(is_known(name), "{}: {name}", alert.name);
             }

@@ -60,6 +60,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         filter: Filter::default(),
         direction: Direction::Forward,
         limit: 1000,
+        bytes: kimberlite_store::limits::PAGE_BYTES_MAX,
     };
     let batch = store.read(&tenant, &selection, Shape::Ndjson).await?;
     assert!(batch.finished, "small enough for one batch");

@@ -284,7 +284,8 @@ mod tests {
         for source in [Source::Log, stream("a"), stream("b"), stream("c")] {
             for direction in [Direction::Forward, Direction::Backward] {
                 let (source, after, filter) = (source.clone(), After::Nothing, Filter::default());
-                let selection = Selection { source, after, filter, direction, limit: 1000 };
+                let bytes = crate::limits::PAGE_BYTES_MAX;
+                let selection = Selection { source, after, filter, direction, limit: 1000, bytes };
                 let batch = store.read(tenant, &selection, Shape::Ndjson).await?;
                 batch.pieces.iter().for_each(|piece| all.extend_from_slice(piece));
             }

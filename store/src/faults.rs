@@ -211,6 +211,7 @@ async fn read(store: &Store, tenant: &Tenant) -> Log {
         filter: Filter::default(),
         direction: Direction::Forward,
         limit: 1000,
+        bytes: crate::limits::PAGE_BYTES_MAX,
     };
     let (events, batch) = store.read_events(tenant, &selection).await.unwrap();
     assert!(batch.finished);

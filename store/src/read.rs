@@ -84,6 +84,8 @@ pub struct Selection {
     pub direction: Direction,
     /// At most so many events, 1 to [`crate::limits::PAGE_EVENTS_MAX`].
     pub limit: usize,
+    /// No further events once those there are have so many bytes, 1 to [`crate::limits::PAGE_BYTES_MAX`].
+    pub bytes: usize,
 }
 
 /// How events are written.

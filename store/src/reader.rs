@@ -41,14 +41,14 @@ impl Reader<'_> {
     /// Events in a ready shape.
     pub(crate) fn read(&self, selection: &Selection, shape: Shape) -> Result<Batch, ReadError> {
         let plan = self.plan(selection)?;
-        let limit = selection.limit.clamp(1, PAGE_EVENTS_MAX);
+        let (limit, enough) = bounds(selection);
         let everything = plan.stream.is_none() && selection.filter == Filter::default();
         if everything && selection.direction == Direction::Forward {
-            return self.read_all(&plan, limit, shape);
+            return self.read_all(&plan, limit, enough, shape);
         }
         let (positions, reached) = self.find(selection, &plan, limit)?;
         let mut text = Text::new(shape);
-        let taken = self.push_all(&plan, &positions, &mut text)?;
+        let taken = self.push_all(&plan, &positions, enough, &mut text)?;
         let cut = taken < positions.len();
         let versions = versions(&plan, &positions[..taken])?;
         let reached = match (cut, selection.direction) {
@@ -64,12 +64,13 @@ impl Reader<'_> {
         &self,
         plan: &Plan,
         positions: &[u64],
+        enough: usize,
         text: &mut Text,
     ) -> Result<usize, ReadError> {
         let mut reader = RecordReader::sequential();
         let mut locator = Locator::new(self.tenant, &plan.view);
         let mut taken = 0;
-        while taken < positions.len() && text.bytes < PAGE_BYTES_MAX {
+        while taken < positions.len() && text.bytes < enough {
             let from = positions[taken];
             let neighbours = positions[taken..].iter().zip(from..).take_while(|(p, n)| *p == n);
             let run = neighbours.count() as u64;
@@ -101,7 +102,7 @@ impl Reader<'_> {
         selection: &Selection,
     ) -> Result<(Vec<StoredEvent>, Batch), ReadError> {
         let plan = self.plan(selection)?;
-        let limit = selection.limit.clamp(1, PAGE_EVENTS_MAX);
+        let (limit, enough) = bounds(selection);
         let (positions, reached) = self.find(selection, &plan, limit)?;
         let mut reader = RecordReader::sequential();
         let mut locator = Locator::new(self.tenant, &plan.view);
@@ -112,7 +113,7 @@ impl Reader<'_> {
             let event = reader.located_event(&located)?;
             events.push(event.expect("select finds events only"));
             bytes += reader.payloads.len();
-            if bytes >= PAGE_BYTES_MAX && events.len() < positions.len() {
+            if bytes >= enough && events.len() < positions.len() {
                 let forward = selection.direction == Direction::Forward;
                 reached = if forward { position + 1 } else { *position };
                 break;
@@ -204,11 +205,17 @@ impl Reader<'_> {
         Ok((found.positions, found.reached))
     }
 
-    fn read_all(&self, plan: &Plan, limit: usize, shape: Shape) -> Result<Batch, ReadError> {
+    fn read_all(
+        &self,
+        plan: &Plan,
+        limit: usize,
+        enough: usize,
+        shape: Shape,
+    ) -> Result<Batch, ReadError> {
         let mut text = Text::new(shape);
         let (mut first, mut last) = (None, None);
         let mut at = plan.range.start;
-        while at < plan.range.end && text.count < limit && text.bytes < PAGE_BYTES_MAX {
+        while at < plan.range.end && text.count < limit && text.bytes < enough {
             let piece = self.piece(plan, at, u64::MAX, shape)?;
             let end = piece.end().min(plan.range.end);
             let (from, mut count) = (at, 0);
@@ -313,6 +320,12 @@ impl Reader<'_> {
             payloads,
         })
     }
+}
+
+/// How many events, and after how many bytes there are enough.
+fn bounds(selection: &Selection) -> (usize, usize) {
+    let Selection { limit, bytes, .. } = selection;
+    ((*limit).clamp(1, PAGE_EVENTS_MAX), (*bytes).clamp(1, PAGE_BYTES_MAX))
 }
 
 /// The first and last version of some events.

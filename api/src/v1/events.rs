@@ -11,6 +11,7 @@ use axum::{
 use bytes::Bytes;
 use kimberlite_store::{
     error::ReadError,
+    limits::PAGE_BYTES_MAX,
     read::{After, Direction, Filter, Selection, Shape, Source},
     words::Position,
 };
@@ -139,6 +140,7 @@ pub(crate) async fn read_event(
         filter: Filter::default(),
         direction: Direction::Forward,
         limit: 1,
+        bytes: PAGE_BYTES_MAX,
     };
     // One event behind the position before this one is this one, or there is none here.
     let batch = match app.store.read(&app.tenant, &selection, Shape::Json).await {

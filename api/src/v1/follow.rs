@@ -1,7 +1,7 @@
 //! Following over SSE. A follower holds a cursor and wakes when the tip moves; it never holds a
 //! queue of events.
 
-use std::{collections::VecDeque, convert::Infallible, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -23,12 +23,12 @@ use tokio::{
 };
 
 use super::{
-    read::{frames, refuse_unfollowable, with_type},
+    read::{refuse_unfollowable, with_type},
     selection::{Asked, cursor_text},
 };
 use crate::{
     app::{App, TraceId},
-    limits::FOLLOW_BATCH_EVENTS,
+    limits::{STREAM_BATCH_BYTES, STREAM_BATCH_EVENTS, STREAMS_PATIENCE_S},
     metrics,
     problem::{Code, Problem},
 };
@@ -65,6 +65,8 @@ struct Follower {
     /// Records of the log that have been looked at.
     seen: u64,
     stage: Stage,
+    /// How long it waits for room to read on.
+    patience: Duration,
     _counted: metrics::Follower,
 }
 
@@ -86,7 +88,8 @@ pub(crate) async fn follow(
 ) -> Result<Response, Problem> {
     refuse_unfollowable(&asked)?;
     let mut selection = asked.selection;
-    selection.limit = FOLLOW_BATCH_EVENTS;
+    selection.limit = STREAM_BATCH_EVENTS;
+    selection.bytes = STREAM_BATCH_BYTES;
     let tip = app.store.tip(&app.tenant);
     if selection.after == After::Head {
         // Fixed now, so that what comes next is not skipped later.
@@ -108,11 +111,14 @@ pub(crate) async fn follow(
         untold: false,
         seen: 0,
         stage: Stage::Behind,
+        patience: Duration::from_secs(STREAMS_PATIENCE_S),
         _counted: app.metrics.follower(),
         app,
     };
     // The first batch is read before the head is sent: refusals are answers of their own.
     Box::pin(follower.advance()).await?;
+    // Those who take nothing are gone by then.
+    follower.patience = follower.app.config.send_timeout;
     let body = stream::unfold(follower, |mut follower| async move {
         let frame = follower.next().await?;
         Some((Ok::<_, Infallible>(frame), follower))
@@ -190,6 +196,10 @@ impl Follower {
     /// Reads on behind the cursor.
     async fn advance(&mut self) -> Result<(), Problem> {
         let tip = *self.tip.borrow();
+        let room = tokio::select! {
+            room = self.app.streams.reserve(self.patience) => room?,
+            _ = self.draining.wait_for(|draining| *draining) => return Ok(()),
+        };
         let batch = match self.app.store.read(&self.app.tenant, &self.selection, Shape::Sse).await {
             // It may come into being with any record; those up to here are none of it.
             Err(ReadError::StreamUnknown) => {
@@ -208,7 +218,7 @@ impl Follower {
         } else {
             self.cursor.map_or(0, |c| c.position.get() + 1)
         };
-        self.queue.extend(frames(batch.pieces));
+        self.queue.extend(room.keep(batch.pieces));
         Ok(())
     }
 

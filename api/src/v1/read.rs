@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
@@ -30,10 +31,10 @@ use super::{
 use crate::{
     accept::Format,
     app::{App, TraceId},
-    body::Held,
-    limits::FOLLOW_BATCH_EVENTS,
+    limits::{STREAM_BATCH_BYTES, STREAM_BATCH_EVENTS, STREAMS_PATIENCE_S},
     problem::{Code, Problem},
     query::{Query, invalid},
+    room,
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -154,18 +155,19 @@ async fn page(app: &App, asked: &Asked) -> Result<Response, Problem> {
 }
 
 /// The body of a page. It counts until it is sent, and is refused where too many wait for callers who take nothing.
-pub(crate) fn held(app: &App, parts: VecDeque<Bytes>) -> Result<Body, Problem> {
+pub(crate) fn held(app: &App, parts: Vec<Bytes>) -> Result<Body, Problem> {
     let left: usize = parts.iter().map(Bytes::len).sum();
     let mut held = app.answers.hold();
     held.set(left)?;
-    Ok(Body::new(Spliced { parts, left: left as u64, _held: held }))
+    let parts = if room::holds_more(left) { room::joined(&parts) } else { parts };
+    let parts = room::until_sent(parts, held).collect();
+    Ok(Body::new(Spliced { parts, left: left as u64 }))
 }
 
 /// A body of known length that is sent from where its parts lie, without joining them.
 struct Spliced {
     parts: VecDeque<Bytes>,
     left: u64,
-    _held: Held,
 }
 
 impl hyper::body::Body for Spliced {
@@ -233,21 +235,28 @@ struct Lines {
     /// The range ends where the log ended when it was asked for.
     head: u64,
     ended: bool,
+    /// How long it waits for room to read on.
+    patience: Duration,
 }
 
 async fn lines(app: Arc<App>, asked: Asked, trace: TraceId) -> Result<Response, Problem> {
     let wanted = asked.limited.then_some(asked.selection.limit);
+    let mut selection = asked.selection;
+    selection.bytes = STREAM_BATCH_BYTES;
     let mut lines = Lines {
         app,
-        selection: asked.selection,
+        selection,
         trace,
         queue: VecDeque::new(),
         wanted,
         head: u64::MAX,
         ended: false,
+        patience: Duration::from_secs(STREAMS_PATIENCE_S),
     };
     // The first batch is read before the head is sent: refusals are answers of their own.
     lines.advance().await?;
+    // Those who take nothing are gone by then.
+    lines.patience = lines.app.config.send_timeout;
     let body = stream::unfold(lines, |mut lines| async move {
         let piece = lines.next().await?;
         Some((Ok::<_, Infallible>(piece), lines))
@@ -274,7 +283,8 @@ impl Lines {
     }
 
     async fn advance(&mut self) -> Result<(), Problem> {
-        self.selection.limit = self.wanted.unwrap_or(FOLLOW_BATCH_EVENTS).min(FOLLOW_BATCH_EVENTS);
+        self.selection.limit = self.wanted.unwrap_or(STREAM_BATCH_EVENTS).min(STREAM_BATCH_EVENTS);
+        let room = self.app.streams.reserve(self.patience).await?;
         let batch = self.app.store.read(&self.app.tenant, &self.selection, Shape::Ndjson).await?;
         self.head = self.head.min(batch.head);
         self.wanted = self.wanted.map(|wanted| wanted - batch.count);
@@ -288,19 +298,8 @@ impl Lines {
         if let Some(cursor) = batch.cursor {
             self.selection.after = After::Cursor(cursor);
         }
-        self.queue.extend(frames(batch.pieces));
+        self.queue.extend(room.keep(batch.pieces));
         Ok(())
-    }
-}
-
-/// Pieces worth a write each: many small ones become one.
-pub(crate) fn frames(pieces: Vec<Bytes>) -> Vec<Bytes> {
-    const SMALL_BYTES: usize = 4 << 10;
-    let bytes: usize = pieces.iter().map(Bytes::len).sum();
-    if pieces.len() > 1 && bytes / pieces.len() < SMALL_BYTES {
-        vec![pieces.concat().into()]
-    } else {
-        pieces
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use kimberlite_store::{
-    limits::PAGE_EVENTS_MAX,
+    limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX},
     read::{After, Cursor, Direction, Filter, Selection, Source},
     words::{EventType, NameError, Position, StreamName, Tag},
 };
@@ -127,6 +127,7 @@ impl Asked {
             filter,
             direction: direction.unwrap_or_default(),
             limit: limit.unwrap_or(PAGE_EVENTS),
+            bytes: PAGE_BYTES_MAX,
         };
         Ok(Self { selection, limited: limit.is_some() })
     }

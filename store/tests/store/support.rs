@@ -72,6 +72,7 @@ pub(crate) fn everything() -> Selection {
         filter: Filter::default(),
         direction: Direction::Forward,
         limit: 1000,
+        bytes: kimberlite_store::limits::PAGE_BYTES_MAX,
     }
 }
 
