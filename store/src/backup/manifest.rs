@@ -159,8 +159,16 @@ impl Manifest {
         const MADE: &str = "manifest.json.new";
         let text = serde_json::to_string_pretty(self).expect("plain fields serialise");
         let file = disk.create(MADE)?;
-        file.write_all_at(document(&text).as_bytes(), 0)?;
+        let text = document(&text);
+        file.write_all_at(text.as_bytes(), 0)?;
         file.sync()?;
+        // The one that is there may be the only good one.
+        let mut back = vec![0; text.len()];
+        file.read_exact_at(&mut back, 0)?;
+        if back != text.as_bytes() {
+            let what = "the manifest reads back otherwise than it was written";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
         disk.rename(MADE, MANIFEST)?;
         disk.sync_folder("")
     }

@@ -103,6 +103,39 @@ async fn a_backup_that_breaks_off_leaves_the_one_before_it_whole() {
 }
 
 #[tokio::test]
+async fn a_target_that_keeps_something_else_is_found_out() {
+    let source = SimulatedDisk::new();
+    let due = Due { records: 100, bytes: 1 << 20 };
+    let store = Store::open_on(source, 16 << 10, due, None).unwrap();
+    let name = TenantName::new("dev").unwrap();
+    let tenant = store.create_tenant(actor(), name).await.unwrap();
+    fill(&store, &tenant, 10).await;
+    let before = SimulatedDisk::new();
+    let old = begun(&store, &before).await.run().unwrap().op;
+    fill(&store, &tenant, 10).await;
+    let complete = before.crashed(|| true);
+    begun(&store, &complete).await.run().unwrap();
+    let (mut copies, mut manifests) = (0, 0);
+    for n in 1..=complete.operations() {
+        let target = before.crashed(|| true);
+        target.fail(n, Fault::Flip);
+        let result = begun(&store, &target).await.run();
+        let what = format!("operation {n}");
+        match result {
+            Err(BackupError::ReadBack { .. }) => copies += 1,
+            Err(BackupError::Io { source, .. }) => {
+                manifests += u32::from(source.to_string().contains("reads back otherwise"));
+            }
+            other => panic!("{what}: {other:?}"),
+        }
+        // A name that could not be removed or synced is no loss.
+        let op = whole(&target, &what);
+        assert!(op >= old, "{what}");
+    }
+    assert!(copies >= 3 && manifests == 1, "{copies} {manifests}");
+}
+
+#[tokio::test]
 async fn damage_of_the_log_is_not_backed_up() {
     let source = SimulatedDisk::new();
     let due = Due { records: 100, bytes: 1 << 20 };

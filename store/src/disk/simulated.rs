@@ -24,6 +24,8 @@ pub(crate) enum Fault {
     Error,
     /// Every other sector of a write is written, then the device reports an error.
     Torn,
+    /// A bit of each sector of a write is another one, and nobody is told. Anything else fails.
+    Flip,
     /// There is no room, once.
     Full,
     /// The power goes: neither this operation nor any later one is done.
@@ -331,13 +333,16 @@ impl DiskFile for SimulatedFile {
             let mut number = 0;
             while from < end {
                 let to = ((from / SECTOR + 1) * SECTOR).min(end);
-                let part = bytes[from - at as usize..to - at as usize].to_vec();
-                if fault.is_none() || number % 2 == 0 {
+                let mut part = bytes[from - at as usize..to - at as usize].to_vec();
+                if fault == Some(Fault::Flip) {
+                    part[0] ^= 1;
+                }
+                if fault != Some(Fault::Torn) || number % 2 == 0 {
                     state.change(self.inode, Change::Write(from, part));
                 }
                 (from, number) = (to, number + 1);
             }
-            if fault.is_some() { Err(device_error()) } else { Ok(()) }
+            if fault == Some(Fault::Torn) { Err(device_error()) } else { Ok(()) }
         })
     }
 
