@@ -25,6 +25,9 @@
 //! **Repair.** What a replica lacks it asks for by number, and by identity where it is not committed. An op of this log is cut
 //! only when another one is known to stand in its place.
 //!
+//! **Liars.** Majority quorums do not tolerate a replica that lies. It is detected where it can be: what no honest replica
+//! says is not followed, and a [`Notice`] tells of it (`specs/decisions/0015-liars-and-traps.md`).
+//!
 //! A cluster of one is the same code: a quorum of one, no messages, no timers. `specs/decisions/0011-replication.md` has the
 //! choices and why each is safe. Absent: damaged entries that a peer repairs, replicas that lost their disk, standbys,
 //! changes of membership, agreement on time beyond op times that rise.

@@ -57,6 +57,13 @@ impl Tail {
         self.headers.last().map_or(self.commit, |h| h.op)
     }
 
+    /// Whether views and times never go back and no op is of a later view than `view`.
+    pub(crate) fn is_of(&self, view: View) -> bool {
+        let rises =
+            |pair: &[Header]| pair[0].view <= pair[1].view && pair[0].time_us < pair[1].time_us;
+        self.headers.windows(2).all(rises) && self.headers.last().is_none_or(|h| h.view <= view)
+    }
+
     /// Whether each header follows the one before.
     pub fn is_chain(&self) -> bool {
         let mut at = (self.commit, self.identity);

@@ -313,7 +313,10 @@ impl Replica {
                 }
             }
             Message::Alive { view, round } => {
-                if view == self.view() {
+                if view == self.view() && self.is_primary() {
+                    if round > self.round {
+                        return out.push(Output::Notice(Notice::NeverSaid));
+                    }
                     let from = usize::from(from.0);
                     self.heard_ms[from] = now;
                     self.echoed[from] = self.echoed[from].max(round);

@@ -130,6 +130,12 @@ pub enum Notice {
     Body,
     /// Logs differ where they must not.
     Diverged,
+    /// It answers what was never said.
+    NeverSaid,
+    /// It votes for a view with a log of that view or a later one, or votes at who does not lead that view.
+    NoVote,
+    /// An op is prepared that is committed, or lies further behind what is committed than can be in flight.
+    NotInFlight,
 }
 
 /// What [`Replica::step`] wants done, in order.

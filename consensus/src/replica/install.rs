@@ -80,10 +80,21 @@ impl Replica {
         if self.primary_of(view) != from {
             return out.push(Output::Notice(Notice::NotThePrimary));
         }
+        if !tail.is_of(view) {
+            return out.push(Output::Notice(Notice::Diverged));
+        }
         if view > self.view() {
             self.enter_view(now, view, out);
         }
-        if view < self.view() || self.status == Status::Normal {
+        if view < self.view() {
+            return;
+        }
+        if self.status == Status::Normal {
+            // Logs of those who are normal in one view are one log.
+            let other = |h: &Header| self.pending(h.op).is_some_and(|p| p.header != *h);
+            if tail.headers.iter().any(other) {
+                out.push(Output::Notice(Notice::Diverged));
+            }
             return;
         }
         let known = self.goal.as_ref().map_or(Op(0), Goal::op);
@@ -124,6 +135,12 @@ impl Replica {
         let commit = self.commit();
         let headers: Vec<Header> = goal.headers.iter().filter(|h| h.op > commit).cloned().collect();
         let view = goal.view;
+        let committed = goal.headers.iter().find(|h| h.op == commit).map(Header::identity);
+        let committed = committed.or((goal.commit == commit).then_some(goal.identity));
+        if committed.is_some_and(|identity| identity != self.committed_identity) {
+            self.goal = None;
+            return out.push(Output::Notice(Notice::Diverged));
+        }
         if headers.first().is_some_and(|h| h.parent != self.committed_identity) {
             self.goal = None;
             return out.push(Output::Notice(Notice::Diverged));

@@ -90,9 +90,16 @@ impl Replica {
         view: View,
         out: &mut Outbox,
     ) -> bool {
-        if self.primary_of(view) != from {
+        let leads = self.primary_of(view) == from;
+        #[cfg(feature = "sim")]
+        let leads = leads || self.has(Mutant::HearsAnybody);
+        if !leads {
             out.push(Output::Notice(Notice::NotThePrimary));
             return false;
+        }
+        #[cfg(feature = "sim")]
+        if self.has(Mutant::Accuses) && view < self.view() {
+            out.push(Output::Notice(Notice::NotThePrimary));
         }
         if view > self.view() {
             self.enter_view(now, view, out);
@@ -114,6 +121,9 @@ impl Replica {
 
     pub(super) fn on_prepare(&mut self, now: u64, commit: Op, entry: Entry, out: &mut Outbox) {
         let (op, identity) = (entry.header.op, entry.header.identity());
+        if op <= commit || op.0 > commit.0 + PIPELINE_MAX {
+            return out.push(Output::Notice(Notice::NotInFlight));
+        }
         self.hear_commit(commit, out);
         if entry.header.view > self.view() {
             return out.push(Output::Notice(Notice::NoSuccessor));
@@ -208,6 +218,9 @@ impl Replica {
         (view, op, identity): (View, Op, Identity),
         out: &mut Outbox,
     ) {
+        if self.primary_of(view) != self.me {
+            return out.push(Output::Notice(Notice::NeverSaid));
+        }
         if view != self.view() || !self.is_primary() {
             return;
         }

@@ -35,6 +35,8 @@ impl Replica {
             | Mutant::AnswersEarly
             | Mutant::AnyBody
             | Mutant::AnyMessage
+            | Mutant::HearsAnybody
+            | Mutant::Accuses
             | Mutant::NoElection
             | Mutant::NoRepair => {}
         }

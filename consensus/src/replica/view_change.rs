@@ -168,10 +168,16 @@ impl Replica {
         vote: Vote,
         out: &mut Outbox,
     ) {
+        if vote.log_view >= view || self.primary_of(view) != self.me {
+            return out.push(Output::Notice(Notice::NoVote));
+        }
+        if !vote.tail.is_of(view) {
+            return out.push(Output::Notice(Notice::Diverged));
+        }
         if view > self.view() {
             self.enter_view(now, view, out);
         }
-        if view < self.view() || self.primary() != self.me {
+        if view < self.view() {
             return;
         }
         if self.status == Status::Normal {
@@ -180,8 +186,27 @@ impl Replica {
             }
             return;
         }
+        self.compare(&vote.tail, out);
         self.votes[usize::from(from.0)] = Some(vote);
         self.choose(now, out);
+    }
+
+    /// A primary orders one op under a number; what is committed under one is the same everywhere. Logs of one view may
+    /// differ otherwise.
+    fn compare(&self, tail: &Tail, out: &mut Outbox) {
+        let own = self.suffix.iter().map(|p| &p.header);
+        let voted = self.votes.iter().flatten().flat_map(|vote| &vote.tail.headers);
+        let mut known = own.chain(voted);
+        let twice =
+            known.any(|a| tail.headers.iter().any(|b| (a.op, a.view) == (b.op, b.view) && a != b));
+        if twice {
+            out.push(Output::Notice(Notice::OtherOp));
+        }
+        let committed = self.votes.iter().flatten().map(|v| (v.tail.commit, v.tail.identity));
+        let mut committed = committed.chain([(self.commit(), self.committed_identity)]);
+        if committed.any(|(op, identity)| op == tail.commit && identity != tail.identity) {
+            out.push(Output::Notice(Notice::Diverged));
+        }
     }
 
     /// As primary of a view to be: decides what its log is.

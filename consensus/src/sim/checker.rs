@@ -31,6 +31,7 @@ pub const VIOLATIONS: &[(&str, &str)] = &[
     ("L1", "no view came to stay"),
     ("L2", "a client was not answered"),
     ("L3", "the core did not converge"),
+    ("NOTICE", "a replica was called a liar that is none"),
     ("HOST", "a host stopped for no reason from outside"),
 ];
 

@@ -19,6 +19,11 @@ macro_rules! mutants {
                 }
             }
 
+            /// Whether only a liar brings it to light.
+            pub const fn needs_liar(self) -> bool {
+                matches!(self, Self::HearsAnybody)
+            }
+
             /// The invariants, one of which it breaks first.
             pub const fn breaks(self) -> &'static [&'static str] {
                 match self {
@@ -68,6 +73,10 @@ mutants! {
     AnyBody, "any-body", ["S16", "HOST"];
     /// Messages are believed whatever their checksum says.
     AnyMessage, "any-message", ["S17"];
+    /// Whoever says so is taken for the primary. It takes a liar to see it.
+    HearsAnybody, "hears-anybody", ["S1", "S3", "S4"];
+    /// Who speaks in a view that is past is called a liar.
+    Accuses, "accuses", ["NOTICE"];
     /// Backups never look for another primary.
     NoElection, "no-election", ["L1"];
     /// A replica that lacks ops does not ask for them.

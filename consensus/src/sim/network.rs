@@ -78,10 +78,19 @@ impl Network {
         Some(lie)
     }
 
-    /// What becomes of a message.
-    pub(super) fn send(&mut self, now_us: u64, envelope: &Envelope) -> Vec<Arrival> {
+    /// A message whose bytes its sender changed under their checksum.
+    pub(super) fn spoil(&mut self, now_us: u64, envelope: &Envelope) -> Arrival {
+        let mut bytes = encode(envelope).to_vec();
+        let at = self.random.below(bytes.len() as u64) as usize;
+        bytes[at] ^= 1 << self.random.below(8);
+        let (at_us, to) = (now_us + self.delay(), envelope.to.0);
+        Arrival { at_us, to, bytes: bytes.into(), garbled: true }
+    }
+
+    /// What becomes of a message that `from` sends, in whoever's name.
+    pub(super) fn send(&mut self, now_us: u64, from: u8, envelope: &Envelope) -> Vec<Arrival> {
         let bytes = encode(envelope);
-        let (from, to) = (envelope.from.0, envelope.to.0);
+        let to = envelope.to.0;
         let muted = now_us < self.muted[usize::from(bytes[KIND_AT] % 16)];
         let lossy = !self.calm && self.random.per_mille(self.config.loss);
         if muted || lossy || now_us < self.blocked[usize::from(from)][usize::from(to)] {

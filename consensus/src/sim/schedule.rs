@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Lie;
 use crate::prng::Prng;
 
 /// Something that goes wrong.
@@ -139,92 +140,71 @@ impl Planned {
     }
 }
 
-/// What a run is made of, besides its schedule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// From which all else is drawn.
-    pub seed: u64,
-    /// Replicas of the cluster.
-    pub replicas: u8,
-    /// Clients.
-    pub clients: u64,
-    /// Commands that are answered before the run ends.
-    pub commands: u64,
-    /// Microseconds of the safety phase.
-    pub safety_us: u64,
-    /// Microseconds that a message takes at least.
-    pub delay_us: u64,
-    /// And at most, but for few.
-    pub spread_us: u64,
-    /// Messages lost, of a thousand.
-    pub loss: u64,
-    /// Messages that come twice.
-    pub twice: u64,
-    /// Messages that come much later again, also over restarts.
-    pub replayed: u64,
-    /// Messages whose bytes change on the way.
-    pub corrupted: u64,
-    /// Messages that come to another replica.
-    pub misdirected: u64,
-    /// Microseconds that a disk takes for one thing.
-    pub disk_us: u64,
+macro_rules! config {
+    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
+        /// What a run is made of, besides its schedule.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Config {
+            $($(#[$doc])* pub $name: $type,)*
+        }
+
+        impl fmt::Display for Config {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let numbers = [$(format!(concat!(stringify!($name), "={}"), self.$name),)*];
+                f.write_str(&numbers.join(" "))
+            }
+        }
+
+        impl Config {
+            /// Reads what was written with [`fmt::Display`].
+            pub fn parse(text: &str) -> Option<Self> {
+                let mut words = text.split(' ');
+                let config = Self {
+                    $($name: {
+                        let (name, number) = words.next()?.split_once('=')?;
+                        (name == stringify!($name)).then(|| number.parse().ok()).flatten()?
+                    },)*
+                };
+                words.next().is_none().then_some(config)
+            }
+        }
+    };
 }
 
-impl fmt::Display for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let n = self.numbers();
-        n.iter()
-            .enumerate()
-            .try_for_each(|(i, n)| write!(f, "{}{n}", if i == 0 { "" } else { " " }))
-    }
+config! {
+    /// From which all else is drawn.
+    seed: u64,
+    /// Replicas of the cluster.
+    replicas: u8,
+    /// Clients.
+    clients: u64,
+    /// Commands that are answered before the run ends.
+    commands: u64,
+    /// Microseconds of the safety phase.
+    safety_us: u64,
+    /// Microseconds that a message takes at least.
+    delay_us: u64,
+    /// And at most, but for few.
+    spread_us: u64,
+    /// Messages lost, of a thousand.
+    loss: u64,
+    /// Messages that come twice.
+    twice: u64,
+    /// Messages that come much later again, also over restarts.
+    replayed: u64,
+    /// Messages whose bytes change on the way.
+    corrupted: u64,
+    /// Messages that come to another replica.
+    misdirected: u64,
+    /// Microseconds that a disk takes for one thing.
+    disk_us: u64,
+    /// The replica that lies; one that is not there where none does.
+    liar: u8,
+    /// What it lies about: a bit for each [`Lie`].
+    lies: u64,
 }
 
 impl Config {
-    fn numbers(&self) -> [u64; 13] {
-        let Self { seed, replicas, clients, commands, safety_us, delay_us, spread_us, .. } = *self;
-        let Self { loss, twice, replayed, corrupted, misdirected, disk_us, .. } = *self;
-        let replicas = u64::from(replicas);
-        [
-            seed,
-            replicas,
-            clients,
-            commands,
-            safety_us,
-            delay_us,
-            spread_us,
-            loss,
-            twice,
-            replayed,
-            corrupted,
-            misdirected,
-            disk_us,
-        ]
-    }
-
-    /// Reads what was written with [`fmt::Display`].
-    pub fn parse(text: &str) -> Option<Self> {
-        let numbers: Vec<u64> = text.split(' ').map(|w| w.parse().ok()).collect::<Option<_>>()?;
-        let numbers: [u64; 13] = numbers.try_into().ok()?;
-        let [seed, replicas, clients, commands, safety_us, delay_us, spread_us, ..] = numbers;
-        let [.., loss, twice, replayed, corrupted, misdirected, disk_us] = numbers;
-        let replicas = u8::try_from(replicas).ok()?;
-        Some(Self {
-            seed,
-            replicas,
-            clients,
-            commands,
-            safety_us,
-            delay_us,
-            spread_us,
-            loss,
-            twice,
-            replayed,
-            corrupted,
-            misdirected,
-            disk_us,
-        })
-    }
-
     /// Draws a configuration.
     pub fn draw(seed: u64) -> Self {
         let mut random = Prng::new(seed);
@@ -247,7 +227,37 @@ impl Config {
             corrupted,
             misdirected,
             disk_us: random.between(100, 3000),
+            liar: u8::MAX,
+            lies: 0,
         }
+    }
+
+    /// The same with a replica that lies, where the cluster is large enough to have an honest majority.
+    #[must_use]
+    pub fn with_liar(self) -> Self {
+        let mut random = Prng::new(self.seed ^ 0x11a4_u64.rotate_left(32));
+        let replicas = self.replicas.max(3);
+        let liar = random.below(u64::from(replicas)) as u8;
+        // In every other run, only what must not break agreement.
+        let harmless = random.per_mille(500);
+        let of = |lie: &&Lie| !harmless || !lie.breaks_agreement();
+        let all: Vec<Lie> = Lie::ALL.iter().filter(of).copied().collect();
+        let mut lies = all[random.below(all.len() as u64) as usize].bit();
+        for lie in all {
+            lies |= if random.per_mille(250) { lie.bit() } else { 0 };
+        }
+        Self { replicas, liar, lies, ..self }
+    }
+
+    /// The lies that are told.
+    pub fn lies(&self) -> impl Iterator<Item = Lie> + use<> {
+        let lies = self.lies;
+        Lie::ALL.iter().copied().filter(move |lie| lies & lie.bit() != 0)
+    }
+
+    /// Whether a lie is told that a majority does not withstand: agreement is not claimed then.
+    pub fn may_disagree(&self) -> bool {
+        self.lies().any(Lie::breaks_agreement)
     }
 
     /// Draws the faults of a run: at least six, of at least three kinds.

@@ -2,15 +2,18 @@
 
 mod clients;
 mod liveness;
+mod words;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{
     Config, Fault, Host, Mutant, Planned, Reply, Stopped, Violation, Work, Workload,
     checker::{Checked, Checker},
+    coverage,
+    liar::Liar,
     network::{Arrival, Network},
 };
-use crate::{Envelope, Input, Message, Status, View, decode, prng::Prng};
+use crate::{Input, Message, Status, View, decode, prng::Prng};
 
 /// Microseconds between two ticks of a replica.
 const TICK_US: u64 = 10_000;
@@ -68,6 +71,8 @@ struct Node<H: Host> {
     /// It stays down.
     lost: bool,
     last: (Status, View),
+    /// What it was when that was counted last.
+    state: &'static str,
 }
 
 struct Client<C> {
@@ -90,6 +95,7 @@ pub struct World<H: Host> {
     replies: BTreeMap<u64, Reply<<H::Load as Workload>::Answer>>,
     load: H::Load,
     network: Network,
+    liar: Option<Liar>,
     checker: Checker,
     random: Prng,
     answered: u64,
@@ -117,6 +123,7 @@ impl<H: Host> World<H> {
             replies: BTreeMap::new(),
             load,
             network,
+            liar: Liar::new(&config, Prng::new(config.seed ^ 0x11a5)),
             checker: Checker::new(config.replicas),
             random,
             answered: 0,
@@ -128,6 +135,7 @@ impl<H: Host> World<H> {
             timeline: Vec::new(),
         };
         let violation = world.live(schedule).err();
+        let violation = violation.filter(|v| world.claims(v));
         if let Some(Violation { invariant, what }) = &violation {
             world.tell(&format!("VIOLATION {invariant}: {what}"));
         }
@@ -135,6 +143,7 @@ impl<H: Host> World<H> {
         world.coverage.insert("messages repeated", world.network.repeated);
         world.coverage.insert("messages garbled", world.network.garbled);
         world.coverage.insert("bodies changed under their checksum", world.network.lies);
+        world.count_lies();
         let trace = *world.trace.finalize().as_bytes();
         let Self { coverage, timeline, .. } = world;
         Outcome { trace, violation, coverage, timeline }
@@ -154,6 +163,7 @@ impl<H: Host> World<H> {
                 clock_us: 0,
                 lost: false,
                 last: (Status::ViewChange, View(0)),
+                state: "",
             });
             self.power_on(replica)?;
         }
@@ -176,6 +186,9 @@ impl<H: Host> World<H> {
             self.now_us = at;
             self.happen(event)?;
             if let Some(healed) = self.healed_us {
+                if self.config.may_disagree() {
+                    return self.whole();
+                }
                 if self.answered >= self.config.commands && self.converged() {
                     return self.finish();
                 }
@@ -303,7 +316,11 @@ impl<H: Host> World<H> {
     fn arrive(&mut self, arrival: &Arrival) -> Checked {
         let Arrival { to, bytes, garbled, .. } = arrival;
         let Ok(envelope) = decode(bytes) else {
-            self.count("garbled messages refused");
+            self.count(if *garbled {
+                "garbled messages refused"
+            } else {
+                "messages that cannot be"
+            });
             if self.mutant != Some(Mutant::AnyMessage) {
                 return Ok(());
             }
@@ -397,10 +414,13 @@ impl<H: Host> World<H> {
         }
         for notice in notices {
             self.note(5, &[u64::from(replica), notice as u64]);
-            self.count("notices");
+            self.count(coverage::notice(notice));
+            if self.liar.is_none() && coverage::accuses(notice) {
+                return Err(Violation::new("NOTICE", format!("r{replica}: {notice:?}")));
+            }
         }
         for envelope in sent {
-            self.send(&envelope)?;
+            self.send(envelope)?;
         }
         for (id, reply) in replies {
             self.reply(id, reply);
@@ -408,47 +428,6 @@ impl<H: Host> World<H> {
         self.watch(replica);
         self.keep_going(replica);
         Ok(())
-    }
-
-    fn send(&mut self, envelope: &Envelope) -> Checked {
-        self.checker.said(envelope.from, &envelope.message)?;
-        for arrival in self.network.send(self.now_us, envelope) {
-            let after = arrival.at_us - self.now_us;
-            self.at(after, Event::Arrive(arrival));
-        }
-        Ok(())
-    }
-
-    /// Tells of a change of view.
-    fn watch(&mut self, replica: u8) {
-        let node = &self.nodes[usize::from(replica)];
-        let Some(host) = &node.host else { return };
-        let it = host.replica();
-        let now = (it.status(), it.view());
-        if now == node.last {
-            return;
-        }
-        let (leads, op, commit) = (it.is_primary(), it.op(), it.commit());
-        let view = now.1.0;
-        self.nodes[usize::from(replica)].last = now;
-        self.note(6, &[u64::from(replica), view, now.0 as u64]);
-        match now.0 {
-            Status::ViewChange => {
-                self.tell(&format!(
-                    "r{replica} leaves for view {view} with op {op}, {commit} committed"
-                ));
-            }
-            Status::Normal if leads => {
-                self.tell(&format!(
-                    "r{replica} leads view {view} from op {op}, {commit} committed"
-                ));
-                self.count("view changes");
-                if op > commit {
-                    self.count("view changes with an uncommitted suffix");
-                }
-            }
-            Status::Normal => self.tell(&format!("r{replica} follows in view {view} with op {op}")),
-        }
     }
 
     /// Has a replica's disk and its queue go on.

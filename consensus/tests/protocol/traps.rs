@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use kimberlite_consensus::{
-    Entry, Envelope, Header, Identity, Input, Message, Notice, Op, ReplicaId, Status, View,
+    Entry, Envelope, Header, Identity, Input, Message, Op, ReplicaId, Status, View,
 };
 
 use crate::scene::{CLUSTER, Job, Scene};
@@ -249,27 +249,4 @@ fn a_restarted_primary_prepares_nothing_else_under_the_same_number() {
     scene.pass(5_000);
     let next = scene.leader().unwrap();
     assert!(scene.view(next) > view && scene.actors[next].committed == Op(1));
-}
-
-/// A forged sender, another cluster and an equivocating primary are noticed and not followed.
-#[test]
-fn what_no_honest_replica_says_is_noticed() {
-    let (mut scene, leader) = Scene::started(3);
-    let backup = (leader + 1) % 3;
-    let view = scene.view(leader);
-    let header = scene.request(leader);
-    scene.pass(100);
-    let message = Message::Commit { view, op: Op(0), identity: header.parent, round: 1 };
-    scene.send(ReplicaId(((leader + 2) % 3) as u8), ReplicaId(backup as u8), message.clone());
-    scene.deliver(|_| true);
-    assert_eq!(scene.actors[backup].notices, [Notice::NotThePrimary]);
-    scene.send(ReplicaId(9), ReplicaId(backup as u8), message);
-    scene.deliver(|_| true);
-    assert_eq!(scene.actors[backup].notices[1], Notice::Misdirected);
-    let other = kimberlite_consensus::Identity([1; 32]);
-    let lie = Message::Commit { view, op: header.op, identity: other, round: 2 };
-    scene.send(ReplicaId(leader as u8), ReplicaId(backup as u8), lie);
-    scene.deliver(|_| true);
-    assert_eq!(scene.actors[backup].notices[2], Notice::Diverged);
-    assert_eq!(scene.actors[backup].committed, header.op);
 }

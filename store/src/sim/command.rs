@@ -7,31 +7,40 @@ use kimberlite_consensus::sim::{Config, Coverage, Mutant, Outcome, Planned, VIOL
 use super::{SimHost, begin};
 use crate::words::Hex;
 
-const USAGE: &str = "usage: cargo sim --seed N [--mutant NAME] [--minimise]
-       cargo sim --seeds A..B [--mutant NAME]
+const USAGE: &str = "usage: cargo sim --seed N [--liar] [--mutant NAME] [--minimise]
+       cargo sim --seeds A..B [--liar] [--mutant NAME]
        cargo sim --bundle FILE
        cargo sim --mutants
 
 Prints what happened and, last, a hash of it. Ends with 0 only if everything held.
-A seed that fails leaves a bundle beside: the file sim-N.bundle.";
+A seed that fails leaves a bundle beside: the file sim-N.bundle.
+With --liar one replica lies, and what is claimed then is checked.";
 
 /// What is asked of the simulator.
 enum Asked {
-    Seed { seed: u64, minimise: bool },
+    Seed(u64),
     Seeds { from: u64, to: u64 },
     Bundle(String),
     Mutants,
 }
 
+/// The command line.
+struct Asking {
+    asked: Asked,
+    mutant: Option<Mutant>,
+    minimise: bool,
+    liar: bool,
+}
+
 /// Runs the command; says how it ended.
 pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
-    let Some((asked, mutant)) = parse(arguments) else {
+    let Some(Asking { asked, mutant, minimise, liar }) = parse(arguments) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
     let held = match asked {
-        Asked::Seed { seed, minimise } => one(seed, mutant, minimise),
-        Asked::Seeds { from, to } => many(from, to, mutant),
+        Asked::Seed(seed) => one(draw(seed, liar), mutant, minimise),
+        Asked::Seeds { from, to } => many(from, to, liar, mutant),
         Asked::Bundle(path) => match bundle(&path) {
             Some(held) => held,
             None => return ExitCode::from(2),
@@ -46,13 +55,12 @@ pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn parse(mut arguments: impl Iterator<Item = String>) -> Option<(Asked, Option<Mutant>)> {
-    let (mut asked, mut mutant, mut smaller) = (None, None, false);
+fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Asking> {
+    let (mut asked, mut mutant, mut minimise, mut liar) = (None, None, false, false);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--seed" => {
-                let seed = arguments.next()?.parse().ok()?;
-                asked = Some(Asked::Seed { seed, minimise: false });
+                asked = Some(Asked::Seed(arguments.next()?.parse().ok()?));
             }
             "--seeds" => {
                 let range = arguments.next()?;
@@ -65,14 +73,17 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<(Asked, Option<M
                 let name = arguments.next()?;
                 mutant = Some(*Mutant::ALL.iter().find(|m| m.name() == name)?);
             }
-            "--minimise" => smaller = true,
+            "--minimise" => minimise = true,
+            "--liar" => liar = true,
             _ => return None,
         }
     }
-    if let Some(Asked::Seed { minimise, .. }) = &mut asked {
-        *minimise = smaller;
-    }
-    asked.map(|asked| (asked, mutant))
+    asked.map(|asked| Asking { asked, mutant, minimise, liar })
+}
+
+fn draw(seed: u64, liar: bool) -> Config {
+    let config = Config::draw(seed);
+    if liar { config.with_liar() } else { config }
 }
 
 /// One run, the same each time.
@@ -103,9 +114,9 @@ fn tell_coverage(coverage: &Coverage) {
     }
 }
 
-fn one(seed: u64, mutant: Option<Mutant>, smaller: bool) -> bool {
-    let config = Config::draw(seed);
+fn one(config: Config, mutant: Option<Mutant>, smaller: bool) -> bool {
     print(&format!("{config:?}"));
+    config.lies().for_each(|lie| print(lie.name()));
     let mut schedule = config.schedule();
     let mut outcome = simulate(config, &schedule, mutant);
     if smaller && outcome.violation.is_some() {
@@ -153,12 +164,12 @@ fn minimise(
     (schedule, outcome)
 }
 
-fn many(from: u64, to: u64, mutant: Option<Mutant>) -> bool {
+fn many(from: u64, to: u64, liar: bool, mutant: Option<Mutant>) -> bool {
     let mut total = Coverage::new();
     let mut failed = Vec::new();
     let mut traces = blake3::Hasher::new();
     for seed in from..to {
-        let config = Config::draw(seed);
+        let config = draw(seed, liar);
         let schedule = config.schedule();
         let outcome = simulate(config, &schedule, mutant);
         traces.update(&outcome.trace);
@@ -173,25 +184,28 @@ fn many(from: u64, to: u64, mutant: Option<Mutant>) -> bool {
         for (what, count) in outcome.coverage {
             *total.entry(what).or_default() += count;
         }
-    }
-    print("");
-    tell_coverage(&total);
-    if mutant.is_none() && to.saturating_sub(from) >= MANY {
-        for what in MUST_HAPPEN {
-            if total.get(what).is_none_or(|count| *count == 0) {
-                print(&format!("FAILED: over so many seeds, this never happened: {what}"));
-                failed.push(u64::MAX);
+        if mutant.is_none() && seed + 1 == from + MANY {
+            for what in missing(&total, if liar { MUST_HAPPEN_WITH_A_LIAR } else { MUST_HAPPEN }) {
+                print(&format!("FAILED: in {MANY} seeds this never happened: {what}"));
+                failed.push(seed);
             }
         }
     }
+    print("");
+    tell_coverage(&total);
     print(&format!("{} seeds, {} failed {failed:?}", to.saturating_sub(from), failed.len()));
     print(&format!("trace {}", Hex(traces.finalize().as_bytes())));
     failed.is_empty()
 }
 
-/// Over so many seeds each of these must happen at least once: else the runs do not test what they are for.
+/// What did not happen.
+fn missing<'a>(total: &'a Coverage, must: &'a [&str]) -> impl Iterator<Item = &'a str> {
+    must.iter().copied().filter(|what| total.get(what).is_none_or(|count| *count == 0))
+}
+
+/// In the first so many seeds each of these must happen at least once: else the runs do not test what they are for.
 const MANY: u64 = 200;
-const MUST_HAPPEN: [&str; 17] = [
+const MUST_HAPPEN: &[&str] = &[
     "bodies changed under their checksum",
     "commands asked again",
     "crashes",
@@ -211,7 +225,35 @@ const MUST_HAPPEN: [&str; 17] = [
     "view changes with an uncommitted suffix",
 ];
 
-const BUNDLE: &str = "kimberlite simulation 1";
+const MUST_HAPPEN_WITH_A_LIAR: &[&str] = &[
+    "garbled messages refused",
+    "lies believed",
+    "lies: blocked view change",
+    "lies: conflicting tails",
+    "lies: corrupt checksum",
+    "lies: desynchronised commit",
+    "lies: early commit",
+    "lies: equivocation",
+    "lies: forged sender",
+    "lies: inflated commit",
+    "lies: merged views",
+    "lies: oversized StartView",
+    "lies: prepare flood",
+    "lies: replayed view",
+    "lies: selective silence",
+    "messages that cannot be",
+    "notices: body",
+    "notices: diverged",
+    "notices: misdirected",
+    "notices: no successor",
+    "notices: no vote",
+    "notices: not the primary",
+    "notices: other op",
+    "ops refused",
+    "runs of a liar to their end",
+];
+
+const BUNDLE: &str = "kimberlite simulation 2";
 
 fn write_bundle(
     config: Config,
@@ -277,8 +319,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whatever_never_happened_is_missed() {
+        for must in [MUST_HAPPEN, MUST_HAPPEN_WITH_A_LIAR] {
+            let all: Coverage = must.iter().map(|what| (*what, 1)).collect();
+            assert_eq!(missing(&all, must).count(), 0);
+            for what in must {
+                let mut fewer = all.clone();
+                fewer.insert(what, 0);
+                assert_eq!(missing(&fewer, must).collect::<Vec<_>>(), [*what]);
+                fewer.remove(what);
+                assert_eq!(missing(&fewer, must).collect::<Vec<_>>(), [*what]);
+            }
+        }
+    }
+
+    #[test]
     fn a_bundle_comes_back_as_it_was_written() {
-        let config = Config::draw(7);
+        let config = Config::draw(7).with_liar();
         let schedule = config.schedule();
         let outcome = Outcome {
             trace: [3; 32],
@@ -289,6 +346,6 @@ mod tests {
         let mutant = Some(Mutant::SmallQuorum);
         let text = write_bundle(config, &schedule, mutant, &outcome);
         assert_eq!(read_bundle(&text), Some((config, schedule, mutant)));
-        assert_eq!(read_bundle("kimberlite simulation 2\n"), None);
+        assert_eq!(read_bundle("kimberlite simulation 1\n"), None);
     }
 }

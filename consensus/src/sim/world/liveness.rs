@@ -12,7 +12,10 @@ impl<H: Host> World<H> {
         let all = self.config.replicas;
         let size = quorum::view_change(all).max(quorum::replication(all));
         while self.core.count_ones() < u32::from(size) {
-            self.core |= 1 << self.random.below(u64::from(all));
+            let replica = self.random.below(u64::from(all)) as u8;
+            if replica != self.config.liar {
+                self.core |= 1 << replica;
+            }
         }
         self.tell(&format!("the core is healed: {:b}", self.core));
         self.healed_us = Some(self.now_us);
@@ -30,6 +33,10 @@ impl<H: Host> World<H> {
                     self.network.unblock(replica, other);
                 }
                 self.power_on(replica)?;
+                continue;
+            }
+            if self.config.liar == replica {
+                // It lies on.
                 continue;
             }
             match self.random.below(4) {
