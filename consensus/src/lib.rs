@@ -28,8 +28,11 @@
 //! **Liars.** Majority quorums do not tolerate a replica that lies. It is detected where it can be: what no honest replica
 //! says is not followed, and a [`Notice`] tells of it (`specs/decisions/0015-liars-and-traps.md`).
 //!
+//! **Damage.** A replica whose log lost its end says so, durably, before anything else is written there. It neither votes nor
+//! acknowledges until it has the log of a view that began later, or that its primary told of since.
+//!
 //! A cluster of one is the same code: a quorum of one, no messages, no timers. `specs/decisions/0011-replication.md` has the
-//! choices and why each is safe. Absent: damaged entries that a peer repairs, replicas that lost their disk, standbys,
+//! choices and why each is safe. Absent: damage before the log's end that a peer repairs, replicas that lost their disk, standbys,
 //! changes of membership, agreement on time beyond op times that rise.
 
 #![warn(clippy::float_arithmetic, clippy::wildcard_enum_match_arm)]

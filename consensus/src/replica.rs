@@ -107,14 +107,15 @@ impl Replica {
     /// Goes on where a log ended.
     ///
     /// # Panics
-    /// When the superblock's commit floor lies beyond the log: recovery reports that as damage.
+    /// When the superblock's commit floor lies beyond a log that is whole: recovery reports that as damage.
     pub fn new(now_ms: u64, recovered: Recovered) -> Self {
-        let Recovered { superblock, replicas, tip, suffix } = recovered;
+        let Recovered { superblock, replicas, tip, suffix, nonce } = recovered;
         assert!((1..=REPLICAS_MAX).contains(&replicas) && superblock.replica < u32::from(replicas));
         let identity =
             tip.as_ref().map_or_else(|| Identity::root(superblock.cluster), Header::identity);
         let commit = tip.as_ref().map_or(Op(0), |h| h.op);
-        assert!(superblock.commit <= commit, "the log ends below its commit floor");
+        let whole = superblock.uncertain || superblock.commit <= commit;
+        assert!(whole, "the log ends below its commit floor");
         let count = usize::from(replicas);
         let mut this = Self {
             me: ReplicaId(superblock.replica as u8),
@@ -126,7 +127,7 @@ impl Replica {
             committed_identity: identity,
             suffix: suffix.into_iter().map(|h| Pending::new(h, true)).collect(),
             sure: commit,
-            commit_max: commit,
+            commit_max: commit.max(superblock.commit),
             held: BTreeMap::new(),
             goal: None,
             inherited: Op(0),
@@ -137,7 +138,7 @@ impl Replica {
             round: 0,
             echoed: vec![0; count],
             incarnations: vec![0; count],
-            nonce: 0,
+            nonce,
             fetched: None,
             supplier: None,
             supplied: BTreeMap::new(),
@@ -154,14 +155,15 @@ impl Replica {
 
     /// Where to begin after a restart.
     fn start(&mut self, now_ms: u64) {
-        let has_log = self.superblock.log_view == self.superblock.view;
+        let has_log =
+            self.superblock.log_view == self.superblock.view && !self.superblock.uncertain;
         let primary = self.primary_of(self.view()) == self.me;
         if self.replicas == 1 || (has_log && !primary) {
             self.status = Status::Normal;
         }
         // What a primary prepared and did not write before a crash, others may have: it must not prepare other ops
         // under the same numbers in the same view.
-        self.resigned = self.replicas > 1 && has_log && primary;
+        self.resigned = self.replicas > 1 && primary && self.log_view() == self.view();
         self.expect_primary(now_ms);
     }
 
@@ -389,8 +391,11 @@ impl Replica {
     }
 
     fn write_superblock(&mut self, out: &mut Outbox) {
-        self.superblock.commit = self.commit();
-        self.superblock.identity = self.committed_identity;
+        // Of a log that lost its end the floor says more than the log does.
+        if self.commit() >= self.superblock.commit {
+            self.superblock.commit = self.commit();
+            self.superblock.identity = self.committed_identity;
+        }
         out.push(Output::WriteSuperblock(self.superblock));
     }
 

@@ -160,6 +160,8 @@ pub struct Superblock {
     pub identity: Identity,
     /// The log is being cut behind this op: what lies there is no part of it.
     pub cut: Option<Op>,
+    /// The log went on behind its end, and what was there is damaged: what this replica said of it, it does not know.
+    pub uncertain: bool,
 }
 
 impl Superblock {
@@ -174,6 +176,7 @@ impl Superblock {
             commit: Op(0),
             identity: Identity::root(cluster),
             cut: None,
+            uncertain: false,
         }
     }
 }
@@ -189,11 +192,13 @@ pub struct Recovered {
     pub tip: Option<Header>,
     /// Headers of the durable ops behind it: none in a cluster of one, where what is durable is committed.
     pub suffix: Vec<Header>,
+    /// Tells answers to this run's questions from answers to an earlier one's: not the same twice.
+    pub nonce: u64,
 }
 
 impl Recovered {
     /// Of a cluster of one, where what is durable is committed.
     pub fn alone(superblock: Superblock, tip: Option<Header>) -> Self {
-        Self { superblock, replicas: 1, tip, suffix: Vec::new() }
+        Self { superblock, replicas: 1, tip, suffix: Vec::new(), nonce: 0 }
     }
 }

@@ -42,6 +42,7 @@ fn superblock() -> Superblock {
         commit: Op(7),
         identity: OP_BEFORE,
         cut: None,
+        uncertain: false,
     }
 }
 

@@ -210,6 +210,10 @@ impl Visitor for Replay {
         }
     }
 
+    fn has_peers(&self) -> bool {
+        self.holds > 0
+    }
+
     fn lost(&mut self, sections: Vec<Section>, damage: Damage) {
         self.checkpoints.stop();
         for section in sections {

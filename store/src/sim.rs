@@ -4,12 +4,13 @@
 //! surface, the clock, chance, the network.
 
 pub mod command;
+mod damage;
 mod load;
 
 use std::sync::Arc;
 
 use kimberlite_consensus::{
-    Envelope, Header, Input, Notice, Recovered, Replica, Superblock,
+    Envelope, Header, Input, Notice, Op, Recovered, Replica, Superblock,
     prng::Prng,
     sim::{Host, Mutant, Reply, Stopped, Work},
 };
@@ -109,7 +110,9 @@ impl Host for SimHost {
         let suffix = opened.suffix.iter().map(|u| u.header.clone()).collect();
         let tip = opened.committed;
         let superblock = recovery.superblock;
-        let mut replica = Replica::new(now_ms, Recovered { superblock, replicas, tip, suffix });
+        let nonce = chance::random();
+        let recovered = Recovered { superblock, replicas, tip, suffix, nonce };
+        let mut replica = Replica::new(now_ms, recovered);
         if let Some(mutant) = mutant {
             replica.plant(mutant);
         }
@@ -132,6 +135,14 @@ impl Host for SimHost {
 
     fn cut_power(disk: &SimDisk, n: u64) {
         disk.0.fail(n, Fault::Power);
+    }
+
+    fn damage(disk: &SimDisk, back: u64, bit: u64) -> Option<Op> {
+        let frames = damage::frames(&*disk.0).ok()?;
+        let (path, op, at, length) = frames.iter().rev().nth(back as usize)?;
+        let bit = bit % (length * 8);
+        disk.0.flip(path, (at + bit / 8) as usize, (bit % 8) as u8);
+        Some(*op)
     }
 
     fn replica(&self) -> &Replica {

@@ -47,7 +47,6 @@ impl Replica {
     /// Asks the primary of this view what the view's log is.
     pub(super) fn ask_for_view(&mut self, out: &mut Outbox) {
         if self.primary() != self.me {
-            self.nonce += 1;
             let message = Message::RequestStartView { view: self.view(), nonce: self.nonce };
             out.push(Output::Send { to: self.primary(), message });
         }
@@ -73,7 +72,7 @@ impl Replica {
         &mut self,
         now: u64,
         from: ReplicaId,
-        (view, _nonce): (View, u64),
+        (view, nonce): (View, u64),
         tail: &Tail,
         out: &mut Outbox,
     ) {
@@ -95,6 +94,12 @@ impl Replica {
             if tail.headers.iter().any(other) {
                 out.push(Output::Notice(Notice::Diverged));
             }
+            return;
+        }
+        // What this replica acknowledged in this view before its log was damaged may be missing in what the primary
+        // said before that; not in what it says now.
+        let old = self.superblock.uncertain && view == self.log_view() && nonce != self.nonce;
+        if old {
             return;
         }
         let known = self.goal.as_ref().map_or(Op(0), Goal::op);
@@ -161,8 +166,8 @@ impl Replica {
             return self.fetch(now, first, last, &missing, out);
         }
         let written = self.suffix.iter().all(|p| p.durable);
-        if written && self.superblock.log_view < view {
-            self.superblock.log_view = view;
+        if written && (self.superblock.log_view < view || self.superblock.uncertain) {
+            (self.superblock.log_view, self.superblock.uncertain) = (view, false);
             self.write_superblock(out);
         }
     }

@@ -12,6 +12,13 @@ impl Replica {
                 self.superblock.view = self.superblock.log_view;
                 self.durable = self.superblock;
             }
+            Mutant::DamageIsTorn => {
+                self.superblock.uncertain = false;
+                self.durable = self.superblock;
+                if self.view() == self.log_view() && self.primary() != self.me {
+                    self.status = Status::Normal;
+                }
+            }
             Mutant::SameViewAgain => {
                 self.resigned = false;
                 if self.superblock.log_view == self.superblock.view {
@@ -23,6 +30,7 @@ impl Replica {
             | Mutant::VoteEarly
             | Mutant::OwnLog
             | Mutant::CutOnLeaving
+            | Mutant::VoteUncertain
             | Mutant::LogViewAhead
             | Mutant::CommitAhead
             | Mutant::NoBound

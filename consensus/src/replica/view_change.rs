@@ -120,7 +120,7 @@ impl Replica {
         if self.status == Status::Normal || written.view != self.view() {
             return;
         }
-        if written.log_view == self.view() && self.goal.is_some() {
+        if written.log_view == self.view() && !written.uncertain && self.goal.is_some() {
             self.enter_normal(now, out);
         } else if self.goal.is_none() {
             self.say_vote(out);
@@ -130,9 +130,13 @@ impl Replica {
         }
     }
 
-    /// What this replica has, once it has durably left all earlier views.
+    /// What this replica has, once it has durably left all earlier views; nothing while it may have had more.
     fn own_vote(&self) -> Option<Vote> {
         let durable = self.durable.view == self.view() && !self.resigned;
+        let certain = !self.durable.uncertain;
+        #[cfg(feature = "sim")]
+        let certain = certain || self.has(Mutant::VoteUncertain);
+        let durable = durable && certain;
         #[cfg(feature = "sim")]
         let durable = durable || self.has(Mutant::VoteEarly);
         let tail = self.tail(self.durable_op());
@@ -154,6 +158,8 @@ impl Replica {
     pub(super) fn press(&mut self, now: u64, out: &mut Outbox) {
         if self.goal.is_some() {
             self.pursue(now, out);
+        } else if self.superblock.uncertain {
+            self.ask_for_view(out);
         } else {
             self.say_vote(out);
             self.choose(now, out);

@@ -108,6 +108,10 @@ impl Checker {
         let r = usize::from(replica.id().0);
         // Of what it was cutting when it crashed, nothing may be left.
         let cut = self.cutting[r].take().unwrap_or(Op(u64::MAX));
+        let uncertain = replica.durable().uncertain;
+        if uncertain {
+            self.durable[r].truncate(replica.op().0 as usize);
+        }
         if replica.op() >= cut && replica.op().0 < self.durable[r].len() as u64 {
             self.truncated(r, replica.op())?;
         }
@@ -166,9 +170,24 @@ impl Checker {
                 && now.log_view >= before.log_view
                 && now.commit >= before.commit;
             hold(rises, "S5", || format!("r{r}: {before:?}, then {now:?}"))?;
+            if before.uncertain && !now.uncertain {
+                self.certain(r, now.log_view)?;
+            }
         }
         hold(now.log_view <= now.view, "S6", || format!("r{r}: {now:?}"))?;
         self.superblocks[r] = Some(now);
+        Ok(())
+    }
+
+    /// A replica knows its log again: it has all that it had acknowledged and that is committed since.
+    fn certain(&self, r: usize, log_view: View) -> Checked {
+        let from = self.durable[r].len();
+        let rest = self.canonical.iter().zip(&self.committed_in).enumerate().skip(from);
+        for (at, ((identity, ..), view)) in rest.take_while(|(_, (_, v))| **v <= log_view) {
+            let acked = self.acks.get(&(Op(at as u64 + 1), *view));
+            let own = acked.is_some_and(|(of, who)| of == identity && who.has(ReplicaId(r as u8)));
+            hold(!own, "S3", || format!("r{r} forgets op {}", at + 1))?;
+        }
         Ok(())
     }
 
@@ -299,6 +318,9 @@ impl Checker {
                 Ok(())
             }
             Message::DoViewChange { view, log_view, tail } => {
+                hold(!durable.uncertain, "S10", || {
+                    format!("{from} votes and does not know what it had")
+                })?;
                 let head = tail.headers.last().map_or(tail.identity, Header::identity);
                 honest(
                     durable.view == *view && durable.log_view == *log_view && has(tail.op(), head),

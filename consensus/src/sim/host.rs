@@ -55,6 +55,8 @@ pub trait Host: Sized {
     ) -> Result<Self, Stopped>;
     /// What is left of a disk after the power went: of what was not synced, those pieces for which `survives` says so.
     fn crash(disk: &mut Self::Disk, survives: &mut dyn FnMut() -> bool);
+    /// A bit of an op on a disk that is not in use turns, `back` ops before the last one; says which op.
+    fn damage(disk: &Self::Disk, back: u64, bit: u64) -> Option<Op>;
     /// The power goes at the n-th change of the disk from now on.
     fn cut_power(disk: &Self::Disk, n: u64);
 

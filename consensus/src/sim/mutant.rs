@@ -49,6 +49,10 @@ mutants! {
     SameViewAgain, "same-view-again", ["S8"];
     /// A replica comes back in the view of its log.
     ForgetsView, "forgets-view", ["S5"];
+    /// A replica votes though it does not know what it has acknowledged.
+    VoteUncertain, "vote-uncertain", ["S10"];
+    /// The damaged end of a log is cut like a torn write.
+    DamageIsTorn, "damage-is-torn", ["S16"];
     /// The log view is raised beyond the view.
     LogViewAhead, "log-view-ahead", ["S6"];
     /// A backup calls an op committed that it has not written.

@@ -52,6 +52,17 @@ pub enum Fault {
         /// How long.
         ms: u64,
     },
+    /// A replica crashes, and a bit of an op on its disk turns.
+    Damage {
+        /// Which replica.
+        replica: u8,
+        /// How many ops before the last one.
+        back: u64,
+        /// Which bit, counted around the op.
+        bit: u64,
+        /// How long it is down.
+        down_ms: u64,
+    },
     /// A replica's clock is wrong by so much from now on.
     Clock {
         /// Which replica.
@@ -80,11 +91,12 @@ impl Fault {
             Self::SlowDisk { .. } => 5,
             Self::Clock { .. } => 6,
             Self::Mute { .. } => 7,
+            Self::Damage { .. } => 8,
         }
     }
 
     /// How many kinds there are.
-    pub const KINDS: usize = 8;
+    pub const KINDS: usize = 9;
 }
 
 /// A fault and its time.
@@ -111,6 +123,9 @@ impl fmt::Display for Planned {
             Fault::Pause { replica, ms } => write!(f, "{at_us} pause {replica} {ms}"),
             Fault::SlowDisk { replica, ms } => write!(f, "{at_us} slow-disk {replica} {ms}"),
             Fault::Clock { replica, by_us } => write!(f, "{at_us} clock {replica} {by_us}"),
+            Fault::Damage { replica, back, bit, down_ms } => {
+                write!(f, "{at_us} damage {replica} {back} {bit} {down_ms}")
+            }
             Fault::Mute { kind, ms } => write!(f, "{at_us} mute {kind} {ms}"),
         }
     }
@@ -133,6 +148,9 @@ impl Planned {
             "pause" => Fault::Pause { replica: replica()?, ms: n(1)? },
             "slow-disk" => Fault::SlowDisk { replica: replica()?, ms: n(1)? },
             "clock" => Fault::Clock { replica: replica()?, by_us: *numbers.get(1)? },
+            "damage" => {
+                Fault::Damage { replica: replica()?, back: n(1)?, bit: n(2)?, down_ms: n(3)? }
+            }
             "mute" => Fault::Mute { kind: replica()?, ms: n(1)? },
             _ => return None,
         };
@@ -298,6 +316,10 @@ impl Config {
             6 => {
                 let by_us = random.below(20_000_000).cast_signed() - 10_000_000;
                 Fault::Clock { replica, by_us }
+            }
+            8 => {
+                let (back, bit) = (0, random.below(1 << 20));
+                Fault::Damage { replica, back, bit, down_ms: random.between(10, 1500) }
             }
             _ => Fault::Mute { kind: random.between(1, 10) as u8, ms: random.between(50, 800) },
         }

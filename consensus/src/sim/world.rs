@@ -1,10 +1,13 @@
 //! The world: what happens when, and to whom.
 
 mod clients;
+mod damage;
 mod liveness;
 mod words;
 
 use std::{collections::BTreeMap, fmt::Write as _};
+
+use damage::Damage;
 
 use super::{
     Config, Fault, Host, Mutant, Planned, Reply, Stopped, Violation, Work, Workload,
@@ -68,6 +71,7 @@ struct Node<H: Host> {
     /// The power goes as soon as the disk has done what it was promised, and for how long.
     doomed: Option<u64>,
     clock_us: i64,
+    damage: Damage,
     /// It stays down.
     lost: bool,
     last: (Status, View),
@@ -161,6 +165,7 @@ impl<H: Host> World<H> {
                 slow_until: 0,
                 doomed: None,
                 clock_us: 0,
+                damage: Damage::None,
                 lost: false,
                 last: (Status::ViewChange, View(0)),
                 state: "",
@@ -425,6 +430,7 @@ impl<H: Host> World<H> {
         for (id, reply) in replies {
             self.reply(id, reply);
         }
+        self.look_for_repair(replica);
         self.watch(replica);
         self.keep_going(replica);
         Ok(())
@@ -458,6 +464,7 @@ impl<H: Host> World<H> {
             "faults: slow disk",
             "faults: clock",
             "faults: lost kind of message",
+            "faults: damage",
         ];
         if self.healed_us.is_some() {
             return;
@@ -493,6 +500,9 @@ impl<H: Host> World<H> {
             }
             Fault::Clock { replica, by_us } => {
                 self.nodes[usize::from(replica)].clock_us = by_us;
+            }
+            Fault::Damage { replica, back, bit, down_ms } => {
+                self.damage(replica, back, bit, down_ms);
             }
             Fault::Mute { kind, ms } => self.network.mute(kind, now + ms * 1000),
         }
@@ -550,6 +560,8 @@ impl<H: Host> World<H> {
         }
         let host = H::open(&node.disk, now_ms, replicas, mutant)
             .map_err(|Stopped(why)| Violation::new("HOST", format!("r{replica}: {why}")))?;
+        let lost = host.replica().durable().uncertain;
+        node.damage = node.damage.found(lost)?;
         self.checker.started(host.replica())?;
         node.last = (Status::ViewChange, View(0));
         (node.works, node.seals) = (false, false);

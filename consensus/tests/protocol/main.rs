@@ -4,5 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod byzantine;
+mod damage;
 mod scene;
 mod traps;

@@ -36,7 +36,8 @@ impl Scene {
     pub(crate) fn new(replicas: u8) -> Self {
         let actor = |r: u8| {
             let superblock = Superblock { replica: u32::from(r), ..Superblock::fresh(CLUSTER) };
-            let recovered = Recovered { superblock, replicas, tip: None, suffix: Vec::new() };
+            let recovered =
+                Recovered { superblock, replicas, tip: None, suffix: Vec::new(), nonce: 1 };
             Actor {
                 replica: Replica::new(0, recovered),
                 jobs: Vec::new(),
@@ -167,15 +168,24 @@ impl Scene {
         let now = self.now;
         let actor = &mut self.actors[r];
         actor.jobs.clear();
-        let floor = actor.superblock.commit.0 as usize;
+        let floor = actor.log.len().min(actor.superblock.commit.0 as usize);
         let (committed, suffix) = actor.log.split_at(floor);
         let recovered = Recovered {
             superblock: actor.superblock,
             replicas,
             tip: committed.last().cloned(),
             suffix: suffix.to_vec(),
+            nonce: now + 2,
         };
         actor.replica = Replica::new(now, recovered);
+    }
+
+    /// The same, and the last op that its disk had is damaged.
+    pub(crate) fn restart_damaged(&mut self, r: usize) {
+        let actor = &mut self.actors[r];
+        actor.log.pop().unwrap();
+        actor.superblock.uncertain = true;
+        self.restart(r);
     }
 
     pub(crate) fn view(&self, r: usize) -> View {

@@ -174,6 +174,17 @@ impl SimulatedDisk {
         self.state.lock().forgets = true;
     }
 
+    /// A bit of a file turns, for good, and nobody is told.
+    #[cfg(feature = "sim")]
+    pub(crate) fn flip(&self, path: &str, at: usize, bit: u8) {
+        let mut state = self.state.lock();
+        let Some(inode) = state.names.get(path).copied() else { return };
+        let file = &mut state.files[inode];
+        for byte in [file.content.get_mut(at), file.durable.get_mut(at)].into_iter().flatten() {
+            *byte ^= 1 << bit;
+        }
+    }
+
     /// The n-th read from now on fails.
     #[cfg(test)]
     pub(crate) fn fail_read(&self, n: u64) {

@@ -39,6 +39,10 @@ pub(crate) trait Visitor {
     fn op(&mut self, op: RecoveredOp<'_>);
     /// The records of an op are lost for these tenants.
     fn lost(&mut self, sections: Vec<Section>, damage: Damage);
+    /// Whether there are others that have what is damaged here.
+    fn has_peers(&self) -> bool {
+        false
+    }
     /// What a crash left, which is mended here without a loss.
     fn mends(&mut self, _left: Damage) {}
 }
@@ -143,6 +147,8 @@ pub(crate) struct Scanned {
     pub(crate) at: u64,
     segments: usize,
     pub(crate) damage: Option<Damage>,
+    /// The damage is that of the last op, and what came behind it is not known.
+    end_damaged: bool,
 }
 
 /// Reads a log, behind `start` where it is given, tells `visitor` what it holds, cuts a torn tail.
@@ -157,9 +163,17 @@ pub(crate) fn recover(
     }
     let (mut superblock_file, mut superblock) = open_superblock(disk)?;
     let scanned = scan(disk, superblock, visitor, start)?;
-    let Scanned { tip, segment, at, mut segments, damage } = scanned;
+    let Scanned { tip, segment, at, mut segments, mut damage, end_damaged } = scanned;
     // What was read may not be durable yet, if the process before this one was killed between write and sync.
     segment.file().sync().map_err(io_error("syncing", &segment.name))?;
+    if end_damaged && visitor.has_peers() {
+        // That there was more is kept, durably, before it makes room for what others say that it was.
+        tracing::warn!(segment = segment.name, offset = at, "the end of the log is damaged");
+        (superblock.uncertain, superblock.cut) = (true, Some(tip.as_ref().map_or(Op(0), |h| h.op)));
+        superblock_file.write(superblock).map_err(io_error("writing", superblock::NAME))?;
+        blank_behind(&segment, at).map_err(io_error("cutting", FOLDER))?;
+        damage = None;
+    }
     if superblock.cut.is_some() && damage.is_none() {
         let files = list_segments(disk)?;
         let behind: Vec<String> = files.into_iter().filter(|f| *f > segment.name).collect();
@@ -185,6 +199,7 @@ pub(crate) fn scan(
         tip: start.map(|s| s.header.clone()),
         identity: start.map_or_else(|| Identity::root(superblock.cluster), |s| s.header.identity()),
         damage: None,
+        end_damaged: false,
     };
     let mut last = None;
     let before = start.map(|s| segment_name(s.segment));
@@ -204,8 +219,8 @@ pub(crate) fn scan(
         OpenError::from(Damage { file: "log".into(), offset: 0, what })
     })?;
     scan.check_floor(&segment, at);
-    let Scan { tip, damage, .. } = scan;
-    Ok(Scanned { tip, segment, at, segments: files.len(), damage })
+    let Scan { tip, damage, end_damaged, .. } = scan;
+    Ok(Scanned { tip, segment, at, segments: files.len(), damage, end_damaged })
 }
 
 /// Overwrites with zeros, durably.
@@ -218,6 +233,12 @@ pub(crate) fn blank(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
         at += n as u64;
     }
     file.sync()
+}
+
+/// Overwrites all that lies behind `at` with zeros, durably.
+fn blank_behind(segment: &Arc<Segment>, at: u64) -> io::Result<()> {
+    let end = Chunks::new(segment)?.last_nonzero(at)?.map_or(at, |last| last + 1);
+    blank(&*segment.file(), at, end)
 }
 
 /// Removes segments that are behind the log's end.
@@ -244,6 +265,7 @@ struct Scan<'a> {
     /// Of the tip.
     identity: Identity,
     damage: Option<Damage>,
+    end_damaged: bool,
 }
 
 impl Scan<'_> {
@@ -309,10 +331,14 @@ impl Scan<'_> {
             }
             match read_frame(&mut file, at)? {
                 Ok((head, sections)) if self.follows(&head) => {
-                    if sections.iter().any(|(_, r)| r.is_err())
-                        && let Verdict::Torn = self.judge(&mut file, at, next, Some(&head))?.0
-                    {
-                        return self.cut(&mut file, at);
+                    if sections.iter().any(|(_, r)| r.is_err()) {
+                        match self.judge(&mut file, at, next, Some(&head))?.0 {
+                            Verdict::Torn => return self.cut(&mut file, at),
+                            Verdict::DamagedEnd(what) if self.visitor.has_peers() => {
+                                return Ok(self.lose_end(file.damage(at, what), at));
+                            }
+                            Verdict::End | Verdict::Damaged(_) | Verdict::DamagedEnd(_) => {}
+                        }
                     }
                     let length = head.length as u64;
                     self.take(segment, at, &head, sections);
@@ -329,6 +355,9 @@ impl Scan<'_> {
                     (Verdict::Damaged(what), None) => {
                         self.damage = Some(file.damage(at, what));
                         return Ok(at);
+                    }
+                    (Verdict::DamagedEnd(what), _) => {
+                        return Ok(self.lose_end(file.damage(at, what), at));
                     }
                 },
             }
@@ -361,6 +390,12 @@ impl Scan<'_> {
         self.tip = Some(head.header.clone());
     }
 
+    /// What the log ended with is damaged.
+    fn lose_end(&mut self, damage: Damage, at: u64) -> u64 {
+        (self.damage, self.end_damaged) = (Some(damage), true);
+        at
+    }
+
     /// The op behind the tip is damaged; its header is known from the one behind it.
     fn lose(&mut self, lost: Header, damage: Damage) {
         self.visitor.lost(Section::all(&lost).collect(), damage);
@@ -384,12 +419,16 @@ impl Scan<'_> {
             let what = "an op that later ones follow";
             return Ok((Verdict::Damaged(what), later.next()));
         }
+        let damaged = |what| match next {
+            None => Verdict::DamagedEnd(what),
+            Some(_) => Verdict::Damaged(what),
+        };
         let Some(last) = last else {
             let what = "an acknowledged op is missing";
-            return Ok((if acknowledged { Verdict::Damaged(what) } else { Verdict::End }, None));
+            return Ok((if acknowledged { damaged(what) } else { Verdict::End }, None));
         };
         if acknowledged {
-            return Ok((Verdict::Damaged("an acknowledged op"), None));
+            return Ok((damaged("an acknowledged op"), None));
         }
         if next.is_some() {
             let mark = end_mark(self.next_op().0);
@@ -409,7 +448,7 @@ impl Scan<'_> {
         if file.has_zero_sector(at, end)? {
             Ok((Verdict::Torn, None))
         } else {
-            Ok((Verdict::Damaged("the last op, which was written whole"), None))
+            Ok((damaged("the last op, which was written whole"), None))
         }
     }
 
@@ -479,6 +518,7 @@ impl Scan<'_> {
         let op = self.tip.as_ref().map_or(Op(0), |h| h.op);
         let floor = self.superblock.commit;
         if op < floor || (op == floor && self.identity != self.superblock.identity) {
+            self.end_damaged |= self.damage.is_none();
             self.fail(segment, at, "the log ends below its commit floor");
         }
     }
@@ -505,6 +545,8 @@ enum Verdict {
     End,
     Torn,
     Damaged(&'static str),
+    /// The same, and nothing is there behind it.
+    DamagedEnd(&'static str),
 }
 
 pub(super) type FrameRead =

@@ -11,8 +11,13 @@ const MAGIC: &[u8; 8] = b"KMBLSUP1";
 const COPIES: u64 = 4;
 pub(crate) const COPY_BYTES: u64 = 4096;
 const SEALED_BYTES: usize = 8 + 4 + 4 + 8 + 16 + 8 + 8 + 8 + 8 + 32;
-/// Bytes of a copy at most, behind which there are zeros: it is longer while the log is being cut.
-const SAID_BYTES: usize = SEALED_BYTES + 8 + 32;
+/// Bytes of a copy at most, behind which there are zeros: it is longer while the log is being cut, and while its end
+/// is uncertain.
+const SAID_BYTES: usize = SEALED_BYTES + 16 + 32;
+/// In place of an op: the log is not being cut.
+const NO_CUT: u64 = u64::MAX;
+/// Behind that: the log went on behind its end.
+const UNCERTAIN: u64 = 1;
 
 /// The file that holds the superblock.
 #[derive(Debug)]
@@ -117,8 +122,11 @@ fn encode(s: Superblock, sequence: u64) -> Vec<u8> {
     }
     out.extend_from_slice(&s.identity.0);
     assert!(out.len() == SEALED_BYTES);
-    if let Some(op) = s.cut {
-        out.extend_from_slice(&op.0.to_le_bytes());
+    if s.cut.is_some() || s.uncertain {
+        out.extend_from_slice(&s.cut.map_or(NO_CUT, |op| op.0).to_le_bytes());
+    }
+    if s.uncertain {
+        out.extend_from_slice(&UNCERTAIN.to_le_bytes());
     }
     let seal = *blake3::hash(&out).as_bytes();
     out.extend_from_slice(&seal);
@@ -140,11 +148,12 @@ fn decode(bytes: &[u8; SAID_BYTES]) -> Option<(u32, u64, Superblock)> {
         seal == blake3::hash(&bytes[..sealed]).as_bytes()
             && bytes[sealed + 32..].iter().all(|b| *b == 0)
     };
-    let cut = holds(SEALED_BYTES + 8);
+    let uncertain = holds(SEALED_BYTES + 16);
+    let cut = uncertain || holds(SEALED_BYTES + 8);
     if bytes[..8] != MAGIC[..] || !(cut || holds(SEALED_BYTES)) {
         return None;
     }
-    let sealed = &bytes[..SEALED_BYTES + 8];
+    let sealed = &bytes[..SEALED_BYTES + 16];
     let u32_at = |at: usize| u32::from_le_bytes(sealed[at..at + 4].try_into().expect("4"));
     let u64_at = |at: usize| u64::from_le_bytes(sealed[at..at + 8].try_into().expect("8"));
     let superblock = Superblock {
@@ -155,8 +164,12 @@ fn decode(bytes: &[u8; SAID_BYTES]) -> Option<(u32, u64, Superblock)> {
         log_view: View(u64_at(56)),
         commit: Op(u64_at(64)),
         identity: Identity(sealed[72..104].try_into().expect("32")),
-        cut: cut.then(|| Op(u64_at(SEALED_BYTES))),
+        cut: cut.then(|| u64_at(SEALED_BYTES)).filter(|op| *op != NO_CUT).map(Op),
+        uncertain,
     };
+    if uncertain && u64_at(SEALED_BYTES + 8) != UNCERTAIN {
+        return None;
+    }
     Some((u32_at(8), u64_at(16), superblock))
 }
 
@@ -175,6 +188,7 @@ mod tests {
             commit: Op(commit),
             identity: Identity([4; 32]),
             cut: None,
+            uncertain: false,
         }
     }
 
@@ -187,6 +201,12 @@ mod tests {
         file.write(cutting).unwrap();
         assert_eq!(SuperblockFile::open(disk).unwrap().1, cutting);
         assert!(damaged_copies(disk).unwrap().is_empty());
+        for uncertain in [cutting, superblock(3)] {
+            let uncertain = Superblock { uncertain: true, ..uncertain };
+            file.write(uncertain).unwrap();
+            assert_eq!(SuperblockFile::open(disk).unwrap().1, uncertain);
+            assert!(damaged_copies(disk).unwrap().is_empty());
+        }
         file.write(superblock(3)).unwrap();
         assert_eq!(SuperblockFile::open(disk).unwrap().1, superblock(3));
         assert!(damaged_copies(disk).unwrap().is_empty(), "nothing is left of the longer copy");

@@ -1,6 +1,6 @@
 //! The liveness phase: a core is healed, the rest stays broken, and the core must answer and converge.
 
-use super::{Checked, Host, Stopped, Violation, Workload, World};
+use super::{Checked, Damage, Host, Stopped, Violation, Workload, World};
 use crate::{Op, Status, quorum};
 
 impl<H: Host> World<H> {
@@ -16,6 +16,11 @@ impl<H: Host> World<H> {
             if replica != self.config.liar {
                 self.core |= 1 << replica;
             }
+        }
+        if self.nodes.iter().any(|n| n.damage != Damage::None) {
+            // Who does not know what it had is no nack: those who know may have to be all the others.
+            self.core = (1 << all) - 1;
+            self.count("cores of all, for the sake of damage");
         }
         self.tell(&format!("the core is healed: {:b}", self.core));
         self.healed_us = Some(self.now_us);
