@@ -4,10 +4,10 @@
 //! Readers disagree about the last two (first or last value; replacement, error or garbage), so one
 //! party could be shown other data than another. They are refused before they are stored.
 
-use std::{borrow::Cow, collections::HashSet};
+mod once;
+mod scan;
 
 use kimberlite_store::limits::JSON_DEPTH_MAX;
-use memchr::memchr2;
 use serde::{
     Deserialize,
     de::{Deserializer, Visitor},
@@ -16,17 +16,19 @@ use serde::{
 use serde_path_to_error::Segment;
 
 use crate::problem::{Code, FieldError, Problem};
+pub(crate) use once::Raw;
+use scan::Scan;
 
-/// Objects up to so many keys compare each new key with those before it; larger ones hash them.
-const SMALL_OBJECT_KEYS: usize = 16;
-
-/// Parses a body. The grammar is checked for all of it, the form of what `T` names; the rest by
-/// [`check`].
+/// Parses a body. The grammar is checked for all of it, the form of what `T` names; what else is refused inside of a
+/// [`Raw`] by [`Raw::check`].
 pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     let text = std::str::from_utf8(body).map_err(|e| {
         let detail = format!("is not UTF-8 at byte {}", e.valid_up_to());
         Problem::at(Code::MalformedJson, "", detail)
     })?;
+    if let Some(read) = once::read(text) {
+        return Ok(read);
+    }
     serde_json::from_str(text).map_err(|error| explain::<T>(text, &error))
 }
 
@@ -169,6 +171,8 @@ pub(crate) enum Fault {
     DuplicateKey(String),
     /// Half a surrogate pair, at this byte.
     LoneSurrogate(usize),
+    /// It is no JSON, at this byte.
+    Grammar(usize),
 }
 
 impl Fault {
@@ -187,123 +191,19 @@ impl Fault {
                 let detail = format!("holds half a surrogate pair at byte {at}");
                 (Code::MalformedJson, FieldError::at(pointer, detail))
             }
+            Self::Grammar(at) => {
+                let detail = format!("is not JSON at byte {at}");
+                (Code::MalformedJson, FieldError::at(pointer, detail))
+            }
         }
     }
 }
 
-/// An array or object that is open.
-struct Open<'a> {
-    /// `None` in an array.
-    keys: Option<Keys<'a>>,
-}
-
-enum Keys<'a> {
-    /// They stand from here on in the shared list.
-    Few(usize),
-    Many(HashSet<Cow<'a, str>>),
-}
-
-/// Checks one JSON value whose grammar is known to hold.
+/// Checks one JSON value.
 pub(crate) fn check(text: &str) -> Result<(), Fault> {
-    let bytes = text.as_bytes();
-    let mut open: Vec<Open<'_>> = Vec::new();
-    let mut few: Vec<Cow<'_, str>> = Vec::new();
-    let mut key_next = false;
-    let mut at = 0;
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'"' => {
-                let (end, escaped) = string_end(bytes, at + 1)?;
-                if key_next {
-                    key_next = false;
-                    let key = key(&text[at..=end], escaped);
-                    let top = open.last_mut().expect("a key stands in an object");
-                    add_key(top.keys.as_mut().expect("an object"), &mut few, key)?;
-                }
-                at = end;
-            }
-            b'{' | b'[' => {
-                if open.len() == JSON_DEPTH_MAX {
-                    return Err(Fault::TooDeep);
-                }
-                key_next = *byte == b'{';
-                open.push(Open { keys: key_next.then_some(Keys::Few(few.len())) });
-            }
-            b'}' | b']' => {
-                if let Some(Open { keys: Some(Keys::Few(from)) }) = open.pop() {
-                    few.truncate(from);
-                }
-                key_next = false;
-            }
-            b',' => key_next = open.last().is_some_and(|o| o.keys.is_some()),
-            _ => {}
-        }
-        at += 1;
-    }
-    Ok(())
-}
-
-fn key(quoted: &str, escaped: bool) -> Cow<'_, str> {
-    if escaped {
-        Cow::Owned(serde_json::from_str(quoted).expect("checked escapes"))
-    } else {
-        Cow::Borrowed(&quoted[1..quoted.len() - 1])
-    }
-}
-
-fn add_key<'a>(
-    keys: &mut Keys<'a>,
-    few: &mut Vec<Cow<'a, str>>,
-    key: Cow<'a, str>,
-) -> Result<(), Fault> {
-    match keys {
-        Keys::Few(from) if few[*from..].contains(&key) => {
-            Err(Fault::DuplicateKey(key.into_owned()))
-        }
-        Keys::Few(from) if few.len() - *from == SMALL_OBJECT_KEYS => {
-            let mut many: HashSet<_> = few.drain(*from..).collect();
-            many.insert(key);
-            *keys = Keys::Many(many);
-            Ok(())
-        }
-        Keys::Few(_) => {
-            few.push(key);
-            Ok(())
-        }
-        Keys::Many(many) => match many.replace(key) {
-            Some(twice) => Err(Fault::DuplicateKey(twice.into_owned())),
-            None => Ok(()),
-        },
-    }
-}
-
-/// Where the string that begins at `at` has its closing quote, and whether it holds escapes.
-fn string_end(bytes: &[u8], mut at: usize) -> Result<(usize, bool), Fault> {
-    let mut escaped = false;
-    loop {
-        at += memchr2(b'"', b'\\', &bytes[at..]).expect("a string ends");
-        if bytes[at] == b'"' {
-            return Ok((at, escaped));
-        }
-        escaped = true;
-        if bytes[at + 1] != b'u' {
-            at += 2;
-            continue;
-        }
-        match unit(bytes, at) {
-            Some(0xD800..=0xDBFF) if matches!(unit(bytes, at + 6), Some(0xDC00..=0xDFFF)) => {
-                at += 12;
-            }
-            Some(0xD800..=0xDFFF) => return Err(Fault::LoneSurrogate(at)),
-            _ => at += 6,
-        }
-    }
-}
-
-/// The UTF-16 unit of the escape `\uXXXX` at `at`, where there is one.
-fn unit(bytes: &[u8], at: usize) -> Option<u16> {
-    let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
-    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    let mut scan = Scan::new(text);
+    scan.value()?;
+    if scan.is_at_end() { Ok(()) } else { Err(Fault::Grammar(scan.at)) }
 }
 
 #[cfg(test)]

@@ -21,7 +21,6 @@ use serde::{
     Deserialize,
     de::{Deserializer, MapAccess, Visitor},
 };
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{
@@ -31,7 +30,7 @@ use super::{
 };
 use crate::{
     app::App,
-    json,
+    json::{self, Raw},
     limits::REQUEST_BYTES_MAX,
     problem::{Code, FieldError, Problem},
 };
@@ -95,7 +94,7 @@ pub(crate) fn batch(body: &Bytes) -> Result<Vec<NewEvent>, Problem> {
 }
 
 /// A CloudEvent's members in their order.
-struct Attributes<'a>(Vec<(String, &'a RawValue)>);
+struct Attributes<'a>(Vec<(String, Raw<'a>)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Attributes<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -109,8 +108,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Attributes<'a> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Attributes<'de>, A::Error> {
-                let mut members: Vec<(String, &'de RawValue)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+                let mut members: Vec<(String, Raw<'de>)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, Raw<'de>>()? {
                     if members.iter().any(|(other, _)| *other == name) {
                         return Err(serde::de::Error::custom(format!("duplicate field `{name}`")));
                     }
@@ -125,13 +124,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Attributes<'a> {
 }
 
 impl Attributes<'_> {
-    fn raw(&self, name: &str) -> Option<&RawValue> {
+    fn raw(&self, name: &str) -> Option<Raw<'_>> {
         self.0.iter().find(|(n, v)| n == name && v.get() != "null").map(|(_, value)| *value)
     }
 
     /// An attribute that is a string.
     fn text(&self, name: &str, place: Place) -> Result<Option<String>, Problem> {
-        let parse = |raw: &RawValue| {
+        let parse = |raw: Raw<'_>| {
             serde_json::from_str::<String>(raw.get()).map_err(|_| {
                 Problem::at(Code::InvalidBody, format!("{place}/{name}"), "is no string")
             })
@@ -177,9 +176,9 @@ fn event(attributes: &Attributes<'_>, place: Place, body: &Bytes) -> Result<NewE
         Uuid::new_v5(&NAMESPACE, format!("{} {source} {id}", source.len()).as_bytes())
     });
     let kept = kept(attributes);
-    let metadata: &RawValue = serde_json::from_slice(&kept).expect("made of JSON");
+    let metadata = std::str::from_utf8(&kept).expect("made of JSON");
     // Checked as the others are; its bytes are not in the body, so it is put in afterwards.
-    json::check(metadata.get()).map_err(|fault| {
+    json::check(metadata).map_err(|fault| {
         let (code, error) = fault.at(place.to_string());
         Problem::fields(code, vec![error])
     })?;

@@ -9,12 +9,11 @@ use kimberlite_store::{
     words::{EventType, StreamName, Tag, Timestamp},
 };
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::ExpectedBody;
 use crate::{
-    json,
+    json::{self, Raw},
     problem::{Code, FieldError, Problem},
 };
 
@@ -36,11 +35,11 @@ pub(crate) struct EventBody<'a> {
     /// most 128 deep.
     #[serde(borrow, default)]
     #[schema(value_type = serde_json::Value, required = false, example = json!({"sku": "A7"}))]
-    pub(crate) data: Option<&'a RawValue>,
+    pub(crate) data: Option<Raw<'a>>,
     /// A JSON object, kept byte for byte.
     #[serde(borrow, default)]
     #[schema(value_type = Option<Object>, example = json!({"source": "web"}))]
-    pub(crate) metadata: Option<&'a RawValue>,
+    pub(crate) metadata: Option<Raw<'a>>,
     /// A UUID; a version 7 one is made where it is left out. Sending the same event again with its
     /// id adds nothing.
     #[serde(borrow, default)]
@@ -79,11 +78,11 @@ pub(crate) struct LineBody<'a> {
     /// See `NewEvent`.
     #[serde(borrow, default)]
     #[schema(value_type = serde_json::Value, required = false)]
-    data: Option<&'a RawValue>,
+    data: Option<Raw<'a>>,
     /// See `NewEvent`.
     #[serde(borrow, default)]
     #[schema(value_type = Option<Object>)]
-    metadata: Option<&'a RawValue>,
+    metadata: Option<Raw<'a>>,
     /// See `NewEvent`. Sending the same lines again is safe where they carry ids.
     #[serde(borrow, default)]
     #[schema(value_type = Option<String>, format = Uuid)]
@@ -236,8 +235,8 @@ impl Wrong {
         value
     }
 
-    fn json(&mut self, field: &str, raw: &RawValue, body: &Bytes) -> Bytes {
-        if let Err(fault) = json::check(raw.get()) {
+    fn json(&mut self, field: &str, raw: Raw<'_>, body: &Bytes) -> Bytes {
+        if let Err(fault) = raw.check() {
             let (code, error) = fault.at(format!("{}{field}", self.place));
             self.found.get_or_insert((code, Vec::new())).1.push(error);
         }
