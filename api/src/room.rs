@@ -61,25 +61,18 @@ impl Reserved {
         let bytes: usize = pieces.iter().map(Bytes::len).sum();
         let units = bytes.div_ceil(UNIT_BYTES).min(self.0.num_permits());
         let held = self.0.split(units).expect("not more than there are");
-        let pieces = if worth_joining(&pieces, bytes) { joined(&pieces) } else { pieces };
-        until_sent(pieces, held)
+        until_sent(joined(pieces, bytes), held)
     }
 }
 
-/// Whether many small pieces are worth a write each.
-fn worth_joining(pieces: &[Bytes], bytes: usize) -> bool {
+/// Many small pieces are not worth a write each.
+fn joined(pieces: Vec<Bytes>, bytes: usize) -> Vec<Bytes> {
     const SMALL_BYTES: usize = 4 << 10;
-    holds_more(bytes) || bytes / pieces.len().max(1) < SMALL_BYTES
-}
-
-/// Whether so little text may keep much more of rendered neighbours in memory.
-pub(crate) fn holds_more(bytes: usize) -> bool {
-    bytes < STREAM_BATCH_BYTES
-}
-
-/// One piece, with a copy of all.
-pub(crate) fn joined(pieces: &[Bytes]) -> Vec<Bytes> {
-    if pieces.is_empty() { Vec::new() } else { vec![pieces.concat().into()] }
+    if pieces.len() > 1 && bytes / pieces.len() < SMALL_BYTES {
+        vec![pieces.concat().into()]
+    } else {
+        pieces
+    }
 }
 
 /// Pieces that keep `held` until the last of them is sent: HTTP takes them off a body before that.
@@ -134,12 +127,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn small_pieces_and_small_batches_become_one() {
+    async fn small_pieces_become_one() {
         let room = Room::new();
         let text = Bytes::from(vec![b'x'; 300 << 10]);
-        let joined = batch(&room, vec![text.slice(..10), text.slice(10..20)]).await;
-        assert_eq!(joined, [text.slice(..20)]);
-        assert_eq!(room.bytes(), 1 << 10, "the rest of the 300 KiB is not held");
         assert_eq!(batch(&room, vec![text.slice(..1000); 400]).await.len(), 1);
         assert_eq!(batch(&room, vec![text.clone(); 2]).await.len(), 2);
     }

@@ -372,6 +372,11 @@ impl Piece {
         Ok(Self { first: located[0].position, text: text.into(), ends, generation })
     }
 
+    /// Of the whole text.
+    pub(crate) fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
     /// The position behind the last record.
     pub(crate) fn end(&self) -> u64 {
         self.first + self.ends.len() as u64

@@ -84,12 +84,12 @@ impl Reader<'_> {
             };
             if let Some(piece) = piece {
                 let to = piece.end().min(from + run);
-                text.push(piece.text(from, to), (to - from) as usize);
+                text.push(&piece, from..to, (to - from) as usize);
                 taken += (to - from) as usize;
             } else {
                 let located = locator.one(from)?.ok_or(ReadError::NoRecord)?;
                 let piece = Piece::render(&[located], 0, text.shape, &mut reader)?;
-                text.push(piece.text(from, from + 1), 1);
+                text.push(&piece, from..from + 1, 1);
                 taken += 1;
             }
         }
@@ -228,7 +228,7 @@ impl Reader<'_> {
                 at += 1;
             }
             if count > 0 {
-                text.push(piece.text(from, at), count);
+                text.push(&piece, from..at, count);
             }
         }
         let positions: Vec<u64> = first.into_iter().chain(last).collect();
@@ -398,11 +398,13 @@ impl Text {
         Self { shape, pieces: Vec::new(), small: Vec::new(), count: 0, bytes: 0 }
     }
 
-    /// Adds the text of `count` events.
-    fn push(&mut self, text: Bytes, count: usize) {
+    /// Adds the text of `count` events, of neighbouring records.
+    fn push(&mut self, piece: &Piece, records: Range<u64>, count: usize) {
+        let text = piece.text(records.start, records.end);
         self.count += count;
         self.bytes += text.len();
-        if text.len() < COPIED_BYTES {
+        // A short text would keep much more in memory than it says.
+        if text.len() < COPIED_BYTES || text.len() * 2 < piece.bytes() {
             self.small.extend_from_slice(&text);
         } else {
             self.close_small();

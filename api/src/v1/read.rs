@@ -159,7 +159,6 @@ pub(crate) fn held(app: &App, parts: Vec<Bytes>) -> Result<Body, Problem> {
     let left: usize = parts.iter().map(Bytes::len).sum();
     let mut held = app.answers.hold();
     held.set(left)?;
-    let parts = if room::holds_more(left) { room::joined(&parts) } else { parts };
     let parts = room::until_sent(parts, held).collect();
     Ok(Body::new(Spliced { parts, left: left as u64 }))
 }

@@ -485,3 +485,28 @@ async fn stored_json_comes_back_byte_for_byte() {
         assert!(text.contains(&format!("\"data\":{expected},")), "{shape:?}: {text}");
     }
 }
+
+#[tokio::test]
+async fn texts_are_shared_between_readers_unless_they_would_keep_much_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, tenant) = open(folder.path()).await;
+    let large = format!("\"{}\"", "x".repeat(2000));
+    let events = vec![event("a", &large); 250];
+    store.append(&tenant, append("s", Expected::Any, events)).await.unwrap();
+    let read = async |limit, bytes| {
+        let selection = Selection { limit, bytes, ..everything() };
+        store.read(&tenant, &selection, Shape::Json).await.unwrap()
+    };
+    let all = read(1000, usize::MAX).await;
+    assert_eq!((all.count, all.pieces.len()), (250, 1));
+    let range = all.pieces[0].as_ptr_range();
+    for (limit, shared) in [(1000, true), (200, true), (100, false), (1, false)] {
+        let again = read(limit, usize::MAX).await;
+        assert_eq!(range.contains(&again.pieces[0].as_ptr()), shared, "{limit} events");
+    }
+    let events = vec![event("a", &large); 500];
+    store.append(&tenant, append("s", Expected::Any, events)).await.unwrap();
+    let (some, all) = (read(1000, 100_000).await, read(1000, usize::MAX).await);
+    assert_eq!((all.count, all.finished, some.finished), (750, true, false));
+    assert!((100_000 / 2300..300).contains(&some.count), "{}", some.count);
+}
