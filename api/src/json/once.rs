@@ -154,6 +154,20 @@ impl<'de> Deserializer<'de> for Once<'_, 'de> {
         }
     }
 
+    /// An array is no object, though visitors of structs would take it.
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, GivenUp> {
+        if self.scan.token() == b'{' { self.deserialize_any(visitor) } else { Err(GivenUp) }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, GivenUp> {
+        self.deserialize_map(visitor)
+    }
+
     fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, GivenUp> {
         if self.scan.token() == b'n' {
             self.word("null")?;
@@ -175,7 +189,7 @@ impl<'de> Deserializer<'de> for Once<'_, 'de> {
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-        seq tuple tuple_struct map struct enum identifier ignored_any
+        seq tuple tuple_struct enum identifier ignored_any
     }
 }
 
@@ -324,6 +338,8 @@ mod tests {
             r#"{{"appends":[{{"stream":"s","events":[{event}]}}],"conditions":[{{"fail_if_events_match":{{"items":[{{"tags":["a"]}}]}},"after":3}}]}}"#
         );
         assert!(read::<TransactionBody<'_>>(&both).is_some());
+        assert!(read::<AppendBody<'_>>(r#"[[{"type":"t"}],null]"#).is_none());
+        assert!(read::<AppendBody<'_>>(r#"{"events":[["t"]]}"#).is_none());
     }
 
     #[test]
@@ -340,6 +356,8 @@ mod tests {
             r#"{"name":"n"}}"#,
             r#"{"name":"n"} x"#,
             r#"{0:"n"}"#,
+            r#"["n",null,null,null,null,[],null]"#,
+            r#"{"name":"n","inner":[3]}"#,
             r#"{"name":"n","list":["a",]}"#,
             r#"{"name":"n","list":[,"a"]}"#,
             r#"{"name":"n","raw":{"a":1,"\u0061":1}}"#,
