@@ -8,6 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::{
     header::{Header, Identity, Op, View},
     limits::{BODY_BYTES_MAX, PIPELINE_MAX, REPLICAS_MAX},
+    members::{self, Members},
     message::{Entry, Envelope, Message, ReplicaId, Tail},
 };
 
@@ -125,6 +126,14 @@ fn put_entry(entry: &Entry, out: &mut BytesMut) {
 fn put_tail(tail: &Tail, out: &mut BytesMut) {
     out.put_u64_le(tail.commit.0);
     out.put_slice(&tail.identity.0);
+    match &tail.members {
+        Some(members) => {
+            let mut bytes = Vec::with_capacity(members.encoded_bytes());
+            members.encode(&mut bytes);
+            out.put_slice(&bytes);
+        }
+        None => out.put_u8(0),
+    }
     out.put_u8(tail.headers.len() as u8);
     tail.headers.iter().for_each(|header| put_header(header, out));
 }
@@ -248,14 +257,21 @@ impl Cursor<'_> {
         }
     }
 
+    fn members(&mut self) -> Result<Option<Members>, CodecError> {
+        let known = members::decode_known(&self.bytes.slice(self.at..));
+        let (members, length) = known.ok_or(CodecError::Malformed)?;
+        self.at += length;
+        Ok(members)
+    }
+
     fn tail(&mut self) -> Result<Tail, CodecError> {
-        let (commit, identity) = (self.op()?, self.identity()?);
+        let (commit, identity, members) = (self.op()?, self.identity()?, self.members()?);
         let [count] = self.take()?;
         if u64::from(count) > PIPELINE_MAX {
             return Err(CodecError::Malformed);
         }
         let headers = (0..count).map(|_| self.header()).collect::<Result<Vec<_>, _>>()?;
-        let tail = Tail { commit, identity, headers };
+        let tail = Tail { commit, identity, members, headers };
         if tail.is_chain() { Ok(tail) } else { Err(CodecError::Malformed) }
     }
 }
@@ -272,6 +288,7 @@ mod tests {
             view: View(2),
             parent,
             time_us: 5,
+            members: None,
             sections: Bytes::from(vec![1; SECTION_BYTES]),
         }
     }
@@ -281,8 +298,12 @@ mod tests {
             Entry { header: header(8, Identity([1; 32])), body: Bytes::from_static(b"body") };
         let first = header(8, Identity([1; 32]));
         let second = header(9, first.identity());
-        let tail =
-            Tail { commit: Op(7), identity: Identity([1; 32]), headers: vec![first, second] };
+        let reset = Members::first(3).with_reset(ReplicaId(2), 9);
+        let second = Header { members: reset.clone(), sections: Bytes::new(), ..second };
+        let (commit, at) = (Op(7), Identity([1; 32]));
+        let headers = vec![first, second];
+        let tail = Tail { commit, identity: at, members: None, headers };
+        let short = Tail { commit, identity: at, members: reset, headers: Vec::new() };
         let (view, op, identity) = (View(3), Op(4), Identity([6; 32]));
         vec![
             Message::Prepare { view, commit: Op(7), entry: entry.clone() },
@@ -291,6 +312,7 @@ mod tests {
             Message::Alive { view, round: 12 },
             Message::StartViewChange { view, joined: View(2) },
             Message::DoViewChange { view, log_view: View(1), tail: tail.clone() },
+            Message::DoViewChange { view, log_view: View(1), tail: short },
             Message::StartView { view, nonce: 77, tail },
             Message::RequestStartView { view, nonce: 77 },
             Message::Fetch { op, identity: None },
@@ -356,14 +378,17 @@ mod tests {
         let (commit, identity) = (Op(7), Identity([1; 32]));
         let stranger = header(8, Identity([2; 32]));
         let headers = vec![stranger];
-        assert_eq!(check(Tail { commit, identity, headers }), Err(CodecError::Malformed));
+        assert_eq!(
+            check(Tail { commit, identity, members: None, headers }),
+            Err(CodecError::Malformed)
+        );
         let mut headers = Vec::new();
         let mut parent = identity;
         for op in 8..8 + PIPELINE_MAX {
             headers.push(header(op, parent));
             parent = headers.last().unwrap().identity();
         }
-        let whole = Tail { commit, identity, headers };
+        let whole = Tail { commit, identity, members: None, headers };
         assert!(check(whole.clone()).is_ok());
         let mut long = whole;
         long.headers.push(header(8 + PIPELINE_MAX, parent));

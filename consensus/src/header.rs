@@ -4,6 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::members::Members;
+
 /// An op's number, from 1; 0 is the root that no replica stores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Op(pub u64);
@@ -51,7 +53,10 @@ impl fmt::Debug for Identity {
 /// Bytes of one section's entry in a header.
 pub const SECTION_BYTES: usize = 64;
 
+/// Of an op whose members are those that the cluster began with.
 const VERSION: u16 = 1;
+/// Of an op that says who they are.
+const VERSION_MEMBERS: u16 = 2;
 const FIXED_BYTES: usize = 2 + 2 + 16 + 8 + 8 + 32 + 8;
 const SECTIONS_MAX: usize = 1024;
 
@@ -68,7 +73,9 @@ pub struct Header {
     pub parent: Identity,
     /// Microseconds since 1970-01-01 UTC; later than the parent's.
     pub time_us: i64,
-    /// Entries of [`SECTION_BYTES`] each, opaque here.
+    /// The members as of this op; `None` while they are those that the cluster began with.
+    pub members: Option<Members>,
+    /// Entries of [`SECTION_BYTES`] each, opaque here. None in an op that only changes the members.
     pub sections: Bytes,
 }
 
@@ -81,6 +88,9 @@ pub enum HeaderError {
     /// Another version.
     #[error("unknown header version")]
     Version,
+    /// No members, or such as cannot be.
+    #[error("a header's members cannot be")]
+    Members,
 }
 
 impl Header {
@@ -88,14 +98,20 @@ impl Header {
     pub fn encode(&self) -> Vec<u8> {
         let count = self.sections.len() / SECTION_BYTES;
         assert!(self.sections.len().is_multiple_of(SECTION_BYTES) && count <= SECTIONS_MAX);
-        let mut out = Vec::with_capacity(FIXED_BYTES + self.sections.len());
-        out.extend_from_slice(&VERSION.to_le_bytes());
+        assert!(count > 0 || self.members.is_some(), "an op says something");
+        let members_bytes = self.members.as_ref().map_or(0, Members::encoded_bytes);
+        let version = if self.members.is_some() { VERSION_MEMBERS } else { VERSION };
+        let mut out = Vec::with_capacity(FIXED_BYTES + members_bytes + self.sections.len());
+        out.extend_from_slice(&version.to_le_bytes());
         out.extend_from_slice(&(count as u16).to_le_bytes());
         out.extend_from_slice(&self.cluster);
         out.extend_from_slice(&self.op.0.to_le_bytes());
         out.extend_from_slice(&self.view.0.to_le_bytes());
         out.extend_from_slice(&self.parent.0);
         out.extend_from_slice(&self.time_us.to_le_bytes());
+        if let Some(members) = &self.members {
+            members.encode(&mut out);
+        }
         out.extend_from_slice(&self.sections);
         out
     }
@@ -109,12 +125,18 @@ impl Header {
             return Err(HeaderError::Length);
         }
         let u64_at = |at: usize| u64::from_le_bytes(take(bytes, at));
-        if u16::from_le_bytes(take(bytes, 0)) != VERSION {
-            return Err(HeaderError::Version);
-        }
+        let (members, sections_at) = match u16::from_le_bytes(take(bytes, 0)) {
+            VERSION => (None, FIXED_BYTES),
+            VERSION_MEMBERS => {
+                let decoded = Members::decode(&bytes[FIXED_BYTES..]);
+                let (members, length) = decoded.ok_or(HeaderError::Members)?;
+                (Some(members), FIXED_BYTES + length)
+            }
+            _ => return Err(HeaderError::Version),
+        };
         let count = usize::from(u16::from_le_bytes(take(bytes, 2)));
-        if count == 0 || count > SECTIONS_MAX || bytes.len() != FIXED_BYTES + count * SECTION_BYTES
-        {
+        let possible = count <= SECTIONS_MAX && (count > 0 || members.is_some());
+        if !possible || bytes.len() != sections_at + count * SECTION_BYTES {
             return Err(HeaderError::Length);
         }
         Ok(Self {
@@ -123,7 +145,8 @@ impl Header {
             view: View(u64_at(28)),
             parent: Identity(take(bytes, 36)),
             time_us: i64::from_le_bytes(take(bytes, 68)),
-            sections: bytes.slice(FIXED_BYTES..),
+            members,
+            sections: bytes.slice(sections_at..),
         })
     }
 
@@ -141,6 +164,7 @@ fn take<const N: usize>(bytes: &Bytes, at: usize) -> [u8; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::ReplicaId;
 
     fn header() -> Header {
         Header {
@@ -149,39 +173,80 @@ mod tests {
             view: View(1),
             parent: Identity([9; 32]),
             time_us: -5,
+            members: None,
             sections: Bytes::from(vec![1; 128]),
         }
+    }
+
+    fn with_members(sections: usize) -> Header {
+        let members = Members::first(3).with_reset(ReplicaId(2), 9);
+        assert!(members.is_some());
+        Header { members, sections: Bytes::from(vec![1; sections * SECTION_BYTES]), ..header() }
     }
 
     #[test]
     fn headers_come_back_as_they_were() {
         let bytes = Bytes::from(header().encode());
-        assert_eq!(bytes.len(), 76 + 128);
+        assert_eq!((bytes.len(), bytes[0]), (76 + 128, 1));
         assert_eq!(Header::decode(&bytes), Ok(header()));
+        for sections in [0, 1, 2] {
+            let header = with_members(sections);
+            let bytes = Bytes::from(header.encode());
+            assert_eq!((bytes.len(), bytes[0]), (76 + 31 + sections * 64, 2));
+            assert_eq!(Header::decode(&bytes), Ok(header));
+        }
+    }
+
+    #[test]
+    fn members_stand_between_time_and_sections() {
+        let bytes = with_members(1).encode();
+        assert_eq!(bytes[..4], [2, 0, 1, 0]);
+        let seat = |r: u8, incarnation: u8| [r, 1, incarnation, 0, 0, 0, 0, 0, 0, 0];
+        let seats = [seat(0, 1), seat(1, 1), seat(2, 9)].concat();
+        assert_eq!((bytes[76], &bytes[77..107]), (3, &seats[..]));
+        assert_eq!(bytes[107..], [1; 64]);
+    }
+
+    #[test]
+    fn an_op_without_sections_says_who_the_members_are() {
+        let mut bytes = with_members(0).encode();
+        bytes.truncate(76);
+        assert_eq!(Header::decode(&Bytes::from(bytes.clone())), Err(HeaderError::Members));
+        bytes[0] = 1;
+        assert_eq!(Header::decode(&Bytes::from(bytes)), Err(HeaderError::Length));
     }
 
     #[test]
     fn every_cut_and_every_wrong_length_is_refused() {
-        let bytes = Bytes::from(header().encode());
-        for n in 0..bytes.len() {
-            assert!(Header::decode(&bytes.slice(..n)).is_err(), "{n} bytes");
+        for header in [header(), with_members(0), with_members(2)] {
+            let bytes = Bytes::from(header.encode());
+            for n in 0..bytes.len() {
+                assert!(Header::decode(&bytes.slice(..n)).is_err(), "{n} bytes");
+            }
         }
+        let bytes = Bytes::from(header().encode());
         let mut longer = bytes.to_vec();
         longer.push(0);
         assert_eq!(Header::decode(&Bytes::from(longer)), Err(HeaderError::Length));
         let mut other = bytes.to_vec();
-        other[0] = 2;
+        other[0] = 3;
         assert_eq!(Header::decode(&Bytes::from(other)), Err(HeaderError::Version));
     }
 
     #[test]
     fn every_byte_of_a_header_is_part_of_its_identity() {
-        let bytes = header().encode();
-        for at in 4..bytes.len() {
-            let mut changed = bytes.clone();
-            changed[at] ^= 1;
-            let changed = Header::decode(&Bytes::from(changed)).unwrap();
-            assert_ne!(changed.identity(), header().identity(), "byte {at}");
+        for header in [header(), with_members(1)] {
+            let bytes = header.encode();
+            for at in 4..bytes.len() {
+                let mut changed = bytes.clone();
+                changed[at] ^= 0x40;
+                // Bytes of members that cannot be are no header.
+                let Ok(changed) = Header::decode(&Bytes::from(changed)) else {
+                    assert!(header.members.is_some(), "byte {at}");
+                    continue;
+                };
+                assert_ne!(changed.identity(), header.identity(), "byte {at}");
+            }
         }
     }
 }

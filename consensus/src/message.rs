@@ -4,7 +4,10 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::header::{Header, Identity, Op, View};
+use crate::{
+    header::{Header, Identity, Op, View},
+    members::Members,
+};
 
 /// A replica's number in its cluster, from 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +50,8 @@ pub struct Tail {
     pub commit: Op,
     /// Its identity.
     pub identity: Identity,
+    /// The members as of it, where they are not those that the cluster began with.
+    pub members: Option<Members>,
     /// Headers of the ops behind it, in order: at most [`crate::limits::PIPELINE_MAX`].
     pub headers: Vec<Header>,
 }
@@ -62,6 +67,11 @@ impl Tail {
         let rises =
             |pair: &[Header]| pair[0].view <= pair[1].view && pair[0].time_us < pair[1].time_us;
         self.headers.windows(2).all(rises) && self.headers.last().is_none_or(|h| h.view <= view)
+    }
+
+    /// The members as of the last op.
+    pub fn members(&self) -> Option<&Members> {
+        self.headers.last().map_or(self.members.as_ref(), |h| h.members.as_ref())
     }
 
     /// Whether each header follows the one before.

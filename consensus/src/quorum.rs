@@ -27,6 +27,11 @@ impl Voters {
         self.0 |= 1 << replica.0;
     }
 
+    /// Counts a replica no more.
+    pub fn remove(&mut self, replica: ReplicaId) {
+        self.0 &= !(1 << replica.0);
+    }
+
     /// Whether it was counted.
     pub const fn has(self, replica: ReplicaId) -> bool {
         self.0 >> replica.0 & 1 == 1
@@ -91,5 +96,7 @@ mod tests {
         }
         assert_eq!(voters.count(), 3);
         assert!(voters.has(ReplicaId(14)) && !voters.has(ReplicaId(1)));
+        voters.remove(ReplicaId(14));
+        assert!(voters.count() == 2 && !voters.has(ReplicaId(14)));
     }
 }

@@ -2,6 +2,7 @@
 
 mod install;
 mod log;
+mod members;
 mod normal;
 #[cfg(feature = "sim")]
 mod planted;
@@ -85,6 +86,10 @@ pub struct Replica {
     echoed: Vec<u64>,
     incarnations: Vec<u64>,
     nonce: u64,
+    /// The others know this disk, and that they do is durable here.
+    let_in: bool,
+    /// The first committed op here behind which they do.
+    known_from: Option<Op>,
     fetched: Option<(Op, Timer)>,
     /// Who answered last.
     supplier: Option<ReplicaId>,
@@ -139,6 +144,8 @@ impl Replica {
             echoed: vec![0; count],
             incarnations: vec![0; count],
             nonce,
+            let_in: false,
+            known_from: None,
             fetched: None,
             supplier: None,
             supplied: BTreeMap::new(),
@@ -149,6 +156,7 @@ impl Replica {
             #[cfg(feature = "sim")]
             mutant: None,
         };
+        this.let_in = this.knows_its_disk();
         this.start(now_ms);
         this
     }
@@ -275,6 +283,7 @@ impl Replica {
     pub fn step(&mut self, now_ms: u64, input: Input, out: &mut Outbox) {
         match input {
             Input::Request { time_us, sections } => self.prepare(now_ms, time_us, sections, out),
+            Input::Order => self.order(now_ms, out),
             Input::Message(envelope) => self.message(now_ms, envelope, out),
             Input::Written { op, identity } => self.written(now_ms, op, identity, out),
             Input::Refused { op, identity } => self.refused(op, identity, out),
@@ -294,27 +303,29 @@ impl Replica {
         if stranger || cluster != self.superblock.cluster {
             return out.push(Output::Notice(Notice::Misdirected));
         }
-        let newest = &mut self.incarnations[usize::from(from.0)];
-        if incarnation < *newest {
-            return out.push(Output::Notice(Notice::OldIncarnation));
+        if self.is_of_a_lost_disk(from, incarnation, out) {
+            return;
         }
-        *newest = incarnation;
+        self.incarnations[usize::from(from.0)] = incarnation;
         match message {
             Message::Prepare { view, commit, entry } => {
                 if self.hears_primary(now, from, view, out) {
                     self.on_prepare(now, commit, entry, out);
                 }
             }
-            Message::PrepareOk { view, op, identity } => {
+            Message::PrepareOk { view, op, identity } if self.counts(from, incarnation) => {
                 self.on_prepare_ok(now, from, (view, op, identity), out);
             }
             Message::Commit { view, op, identity, round } => {
                 if self.hears_primary(now, from, view, out) {
                     self.on_commit(now, op, identity, out);
-                    out.push(Output::Send { to: from, message: Message::Alive { view, round } });
+                    if self.is_let_in() {
+                        let message = Message::Alive { view, round };
+                        out.push(Output::Send { to: from, message });
+                    }
                 }
             }
-            Message::Alive { view, round } => {
+            Message::Alive { view, round } if self.counts(from, incarnation) => {
                 if view == self.view() && self.is_primary() {
                     if round > self.round {
                         return out.push(Output::Notice(Notice::NeverSaid));
@@ -328,8 +339,10 @@ impl Replica {
                 self.on_start_view_change(now, from, view, joined, out);
             }
             Message::DoViewChange { view, log_view, tail } => {
-                self.on_do_view_change(now, from, view, Vote { log_view, tail }, out);
+                self.on_do_view_change(now, view, Vote { from, incarnation, log_view, tail }, out);
             }
+            // Of a disk that this log does not know yet.
+            Message::PrepareOk { .. } | Message::Alive { .. } => {}
             Message::StartView { view, nonce, tail } => {
                 self.on_start_view(now, from, (view, nonce), &tail, out);
             }
@@ -382,12 +395,14 @@ impl Replica {
     fn tail(&self, last: Op) -> Tail {
         let headers = self.suffix.iter().map(|p| p.header.clone());
         let headers = headers.take_while(|h| h.op <= last).collect();
-        Tail { commit: self.commit(), identity: self.committed_identity, headers }
+        let members = self.committed.as_ref().and_then(|h| h.members.clone());
+        Tail { commit: self.commit(), identity: self.committed_identity, members, headers }
     }
 
     /// Whether what this replica says of the log of its view is durable.
     fn may_vouch(&self) -> bool {
-        self.status == Status::Normal && self.durable.log_view == self.view()
+        let normal = self.status == Status::Normal && self.durable.log_view == self.view();
+        normal && self.is_let_in()
     }
 
     fn write_superblock(&mut self, out: &mut Outbox) {

@@ -18,6 +18,8 @@ pub enum Input {
         /// The header's sections.
         sections: Bytes,
     },
+    /// Order an op of the replica's own, for which [`Replica::wants_order`] asks. Not while the driver builds one.
+    Order,
     /// A message came in.
     Message(Envelope),
     /// An op is durable here.

@@ -62,9 +62,10 @@ impl Host for SimHost {
     type Disk = SimDisk;
     type Load = Load;
 
-    fn format(replica: u8, mutant: Option<Mutant>) -> SimDisk {
+    fn format(replica: u8, incarnation: u64, mutant: Option<Mutant>) -> SimDisk {
         let disk = SimulatedDisk::new();
-        let fresh = Superblock { replica: u32::from(replica), ..Superblock::fresh(CLUSTER) };
+        let replica = u32::from(replica);
+        let fresh = Superblock { replica, incarnation, ..Superblock::fresh(CLUSTER) };
         recovery::create(&*disk, fresh, SEGMENT_BYTES).expect("an empty disk in memory");
         if mutant == Some(Mutant::NoSync) {
             disk.forget_syncs();

@@ -14,6 +14,7 @@ impl Replica {
     pub(super) fn append(&mut self, entry: Entry, out: &mut Outbox) {
         let Entry { header, body } = entry;
         let previous = self.head().cloned();
+        self.forget_lost_disks(&header);
         self.suffix.push_back(Pending::new(header.clone(), false));
         // Its primary had committed all ops so far before it.
         let floor = Op(header.op.0.saturating_sub(PIPELINE_MAX));
@@ -34,6 +35,7 @@ impl Replica {
             && header.op == self.op().next()
             && header.parent == self.head_identity()
             && self.head().is_none_or(|h| h.time_us < header.time_us && h.view <= header.view)
+            && self.members_follow(header)
     }
 
     /// Commits what is known to be committed and is durable here.
@@ -50,6 +52,7 @@ impl Replica {
         self.commit_max = self.commit_max.max(self.commit());
         if self.commit() > before {
             out.push(Output::Commit { op: self.commit() });
+            self.expect_to_be_let_in(out);
         }
         #[cfg(feature = "sim")]
         if self.has(Mutant::CommitAhead) && self.suffix.len() > 1 && !self.suffix[0].durable {

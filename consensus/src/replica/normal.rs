@@ -11,6 +11,7 @@ use crate::{
         ABDICATE_MS, ELECTION_MS, ELECTION_STEP_MS, HEARTBEAT_MS, PIPELINE_MAX, RESEND_MS,
         SUFFIX_MAX, VIEW_CHANGE_MS,
     },
+    members::Members,
     message::{Entry, Message, ReplicaId},
     quorum,
     timer::Timer,
@@ -20,17 +21,8 @@ impl Replica {
     pub(super) fn prepare(&mut self, now: u64, time_us: i64, sections: Bytes, out: &mut Outbox) {
         assert!(self.takes_requests(), "the driver asks before");
         assert!(time_us == self.stamp(time_us), "op times rise strictly");
-        let view = self.view();
-        #[cfg(feature = "sim")]
-        let view = if self.has(Mutant::AnyView) && time_us % 7 == 0 { View(0) } else { view };
-        let header = Header {
-            cluster: self.superblock.cluster,
-            op: self.op().next(),
-            view,
-            parent: self.head_identity(),
-            time_us,
-            sections,
-        };
+        let members = self.head().and_then(|h| h.members.clone());
+        let header = self.successor(time_us, members, sections);
         let previous = self.head().cloned();
         if self.suffix.is_empty() {
             self.resend = Timer::after(now, RESEND_MS);
@@ -41,6 +33,20 @@ impl Replica {
         for to in self.others() {
             out.push(Output::SendOp { to, op, form: Form::Prepare { view, commit } });
         }
+    }
+
+    /// The header of the op that comes next.
+    pub(super) fn successor(
+        &self,
+        time_us: i64,
+        members: Option<Members>,
+        sections: Bytes,
+    ) -> Header {
+        let view = self.view();
+        #[cfg(feature = "sim")]
+        let view = if self.has(Mutant::AnyView) && time_us % 7 == 0 { View(0) } else { view };
+        let (cluster, op) = (self.superblock.cluster, self.op().next());
+        Header { cluster, op, view, parent: self.head_identity(), time_us, members, sections }
     }
 
     /// A write completed. Ops commit in order, whatever the order of the writes.
@@ -256,6 +262,10 @@ impl Replica {
             self.press(now, out);
         } else if self.status == Status::Normal && !self.is_primary() {
             self.fill_gap(now, out);
+            if !self.is_let_in() && self.resend.fires(now, RESEND_MS) {
+                // That it asks shows its incarnation to whoever may let it in.
+                self.ask_for_view(out);
+            }
         }
     }
 

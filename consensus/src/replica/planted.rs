@@ -28,6 +28,7 @@ impl Replica {
             Mutant::SmallQuorum
             | Mutant::AckEarly
             | Mutant::VoteEarly
+            | Mutant::VotesBeforeReset
             | Mutant::OwnLog
             | Mutant::CutOnLeaving
             | Mutant::VoteUncertain

@@ -15,6 +15,9 @@ use crate::{
 /// What a replica has, durably.
 #[derive(Clone, Debug)]
 pub(super) struct Vote {
+    pub(super) from: ReplicaId,
+    /// Of the disk that it speaks of.
+    pub(super) incarnation: u64,
     pub(super) log_view: View,
     pub(super) tail: Tail,
 }
@@ -29,6 +32,9 @@ pub(super) struct Wish {
 impl Replica {
     /// Wants another view than this one, and says so from time to time. Nothing changes here before a quorum does.
     pub(super) fn wish(&mut self, now: u64, out: &mut Outbox) {
+        if !self.is_let_in() {
+            return;
+        }
         let fresh = self.wishes.iter().flatten().filter(|w| now < w.at_ms + WISH_MS);
         let farthest = fresh.map(|w| w.view).max().unwrap_or_default();
         let view = farthest.max(View(self.view().0 + 1));
@@ -117,6 +123,7 @@ impl Replica {
 
     pub(super) fn superblock_written(&mut self, now: u64, written: Superblock, out: &mut Outbox) {
         self.durable = written;
+        self.be_let_in(out);
         if self.status == Status::Normal || written.view != self.view() {
             return;
         }
@@ -132,7 +139,7 @@ impl Replica {
 
     /// What this replica has, once it has durably left all earlier views; nothing while it may have had more.
     fn own_vote(&self) -> Option<Vote> {
-        let durable = self.durable.view == self.view() && !self.resigned;
+        let durable = self.durable.view == self.view() && !self.resigned && self.is_let_in();
         let certain = !self.durable.uncertain;
         #[cfg(feature = "sim")]
         let certain = certain || self.has(Mutant::VoteUncertain);
@@ -140,7 +147,8 @@ impl Replica {
         #[cfg(feature = "sim")]
         let durable = durable || self.has(Mutant::VoteEarly);
         let tail = self.tail(self.durable_op());
-        durable.then_some(Vote { log_view: self.durable.log_view, tail })
+        let (from, incarnation) = (self.me, self.durable.incarnation);
+        durable.then_some(Vote { from, incarnation, log_view: self.durable.log_view, tail })
     }
 
     fn say_vote(&mut self, out: &mut Outbox) {
@@ -148,7 +156,7 @@ impl Replica {
         if to == self.me {
             return;
         }
-        if let Some(Vote { log_view, tail }) = self.own_vote() {
+        if let Some(Vote { log_view, tail, .. }) = self.own_vote() {
             let message = Message::DoViewChange { view: self.view(), log_view, tail };
             out.push(Output::Send { to, message });
         }
@@ -158,7 +166,7 @@ impl Replica {
     pub(super) fn press(&mut self, now: u64, out: &mut Outbox) {
         if self.goal.is_some() {
             self.pursue(now, out);
-        } else if self.superblock.uncertain {
+        } else if self.superblock.uncertain || !self.is_let_in() {
             self.ask_for_view(out);
         } else {
             self.say_vote(out);
@@ -166,14 +174,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_do_view_change(
-        &mut self,
-        now: u64,
-        from: ReplicaId,
-        view: View,
-        vote: Vote,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn on_do_view_change(&mut self, now: u64, view: View, vote: Vote, out: &mut Outbox) {
         if vote.log_view >= view || self.primary_of(view) != self.me {
             return out.push(Output::Notice(Notice::NoVote));
         }
@@ -188,12 +189,13 @@ impl Replica {
         }
         if self.status == Status::Normal {
             if self.is_primary() {
-                self.on_request_start_view(from, view, 0, out);
+                self.on_request_start_view(vote.from, view, 0, out);
             }
             return;
         }
         self.compare(&vote.tail, out);
-        self.votes[usize::from(from.0)] = Some(vote);
+        let from = usize::from(vote.from.0);
+        self.votes[from] = Some(vote);
         self.choose(now, out);
     }
 
@@ -223,7 +225,9 @@ impl Replica {
         let Some(own) = self.own_vote() else { return };
         let mut votes: Vec<&Vote> = self.votes.iter().flatten().collect();
         votes.push(&own);
-        if votes.len() < usize::from(quorum::view_change(self.replicas)) {
+        let votes = Self::standing(&votes);
+        let own_stands = votes.iter().any(|v| v.from == self.me);
+        if !own_stands || votes.len() < usize::from(quorum::view_change(self.replicas)) {
             return;
         }
         let best = votes.iter().max_by_key(|v| (v.log_view, v.tail.op())).copied();

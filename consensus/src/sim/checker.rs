@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Entry, Header, Identity, Message, Op, Replica, Superblock, View,
+    Entry, FIRST_INCARNATION, Header, Identity, Message, Op, Replica, Superblock, View,
     limits::{PIPELINE_MAX, SUFFIX_MAX},
     message::ReplicaId,
     quorum::{self, Voters},
@@ -31,6 +31,7 @@ pub const VIOLATIONS: &[(&str, &str)] = &[
     ("L1", "no view came to stay"),
     ("L2", "a client was not answered"),
     ("L3", "the core did not converge"),
+    ("L7", "a replaced disk was not let in"),
     ("NOTICE", "a replica was called a liar that is none"),
     ("HOST", "a host stopped for no reason from outside"),
 ];
@@ -72,6 +73,10 @@ pub(super) struct Checker {
     states: BTreeMap<Op, [u8; 32]>,
     /// What lies on each replica's disk, by what its disk said.
     durable: Vec<Vec<Identity>>,
+    /// What lay on the disk that each replica lost last.
+    lost: Vec<Vec<Identity>>,
+    /// The incarnation of each replica that a committed op let in.
+    let_in: Vec<u64>,
     superblocks: Vec<Option<Superblock>>,
     committed: Vec<Op>,
     /// Where each replica's log ended in its memory when it crashed.
@@ -93,6 +98,8 @@ impl Checker {
             committed_in: Vec::new(),
             states: BTreeMap::new(),
             durable: vec![Vec::new(); count],
+            lost: vec![Vec::new(); count],
+            let_in: vec![FIRST_INCARNATION; count],
             superblocks: vec![None; count],
             committed: vec![Op(0); count],
             cutting: vec![None; count],
@@ -153,7 +160,7 @@ impl Checker {
             let known = self.durable[r].get(at).filter(|i| **i != Identity::default());
             // A frame that nobody saw being written.
             let Some(identity) = known.copied() else { return Ok(()) };
-            let copies = self.durable.iter().filter(|d| d.get(at) == Some(&identity)).count();
+            let copies = self.copies(at, identity);
             hold(copies >= usize::from(quorum::replication(self.replicas)), "S3", || {
                 format!("r{r} calls op {} committed, with {copies} copies", at + 1)
             })?;
@@ -162,6 +169,32 @@ impl Checker {
             self.committed_in.push(replica.log_view());
         }
         Ok(())
+    }
+
+    /// How many disks have an op, or had it when they were lost.
+    fn copies(&self, at: usize, identity: Identity) -> usize {
+        let disks = self.durable.iter().zip(&self.lost);
+        disks.filter(|(d, l)| [d, l].iter().any(|i| i.get(at) == Some(&identity))).count()
+    }
+
+    /// Whether a disk may be lost: a quorum of the others has all that was ever committed.
+    pub(super) fn may_lose(&self, r: usize, liar: usize) -> bool {
+        let whole = |disk: &Vec<Identity>| {
+            let ops = self.canonical.iter().zip(disk);
+            disk.len() >= self.canonical.len()
+                && ops.into_iter().all(|(c, d)| c.0 == *d || *d == Identity::default())
+        };
+        let honest = |o: usize| o != r && o != liar;
+        let others = self.durable.iter().enumerate();
+        let others = others.filter(|(o, disk)| honest(*o) && whole(disk));
+        r != liar && others.count() >= usize::from(quorum::replication(self.replicas))
+    }
+
+    /// A replica's disk is lost; another one takes its place.
+    pub(super) fn loses(&mut self, r: usize) {
+        self.lost[r] = std::mem::take(&mut self.durable[r]);
+        (self.superblocks[r], self.cutting[r]) = (None, None);
+        self.committed[r] = Op(0);
     }
 
     pub(super) fn superblock(&mut self, r: usize, now: Superblock) -> Checked {
@@ -236,6 +269,10 @@ impl Checker {
             format!("r{r} commits op {op} out of order")
         })?;
         self.committed[r] = op;
+        for (replica, known) in (0..).map(ReplicaId).zip(&mut self.let_in) {
+            let incarnation = header.members.as_ref().map_or(0, |m| m.incarnation(replica));
+            *known = incarnation.max(*known);
+        }
         let at = op.0 as usize - 1;
         if let Some((known, ..)) = self.canonical.get(at) {
             return hold(*known == identity, "S1", || format!("op {op} of r{r}"));
@@ -248,7 +285,7 @@ impl Checker {
         }
         self.canonical.push((identity, header.view, header.time_us));
         self.committed_in.push(view);
-        let copies = self.durable.iter().filter(|d| d.get(at) == Some(&identity)).count();
+        let copies = self.copies(at, identity);
         hold(copies >= usize::from(quorum::replication(self.replicas)), "S3", || {
             format!("op {op} is committed with {copies} copies")
         })
@@ -308,7 +345,9 @@ impl Checker {
                     .get(op.0 as usize - 1)
                     .is_some_and(|d| *d == identity || *d == Identity::default())
         };
-        let honest = |holds: bool| hold(holds, "S4", || format!("{from} says {message:?}"));
+        let let_in = durable.incarnation <= self.let_in[r];
+        let honest =
+            |holds: bool| hold(holds && let_in, "S4", || format!("{from} says {message:?}"));
         match message {
             Message::PrepareOk { view, op, identity } => {
                 honest(durable.view == *view && durable.log_view == *view && has(*op, *identity))?;
@@ -334,8 +373,8 @@ impl Checker {
                 self.body(from, entry)
             }
             Message::Supply { entry, .. } => self.body(from, entry),
+            Message::Alive { .. } => honest(true),
             Message::Commit { .. }
-            | Message::Alive { .. }
             | Message::StartViewChange { .. }
             | Message::RequestStartView { .. }
             | Message::Fetch { .. } => Ok(()),

@@ -41,8 +41,8 @@ pub trait Host: Sized {
     /// What clients ask and are answered.
     type Load: Workload;
 
-    /// An empty disk for a replica.
-    fn format(replica: u8, mutant: Option<Mutant>) -> Self::Disk;
+    /// An empty disk for a replica; its first one has incarnation 1.
+    fn format(replica: u8, incarnation: u64, mutant: Option<Mutant>) -> Self::Disk;
     /// Starts from what the disk holds.
     ///
     /// # Errors

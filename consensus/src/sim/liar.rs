@@ -230,7 +230,7 @@ impl Liar {
             }
             Message::DoViewChange { tail, .. } => {
                 let (commit, identity) = (Op(tail.op().0 + more), Identity([0x1f; 32]));
-                *tail = Tail { commit, identity, headers: Vec::new() };
+                *tail = Tail { commit, identity, members: None, headers: Vec::new() };
             }
             Message::PrepareOk { .. }
             | Message::Alive { .. }
@@ -279,7 +279,7 @@ impl Liar {
         let (view, mut tail) = if let Message::StartView { view, tail, .. } = &truth.message {
             (*view, tail.clone())
         } else if let Message::Commit { view, op, identity, .. } = &truth.message {
-            (*view, Tail { commit: *op, identity: *identity, headers: Vec::new() })
+            (*view, Tail { commit: *op, identity: *identity, members: None, headers: Vec::new() })
         } else {
             return None;
         };
@@ -295,7 +295,8 @@ impl Liar {
 /// An op that nobody asked for.
 fn invented(cluster: [u8; 16], op: Op, view: View, parent: Identity) -> Header {
     let sections = Bytes::from(vec![0; SECTION_BYTES]);
-    Header { cluster, op, view, parent, time_us: i64::MAX / 2 + op.0.cast_signed(), sections }
+    let time_us = i64::MAX / 2 + op.0.cast_signed();
+    Header { cluster, op, view, parent, time_us, members: None, sections }
 }
 
 fn changed(body: &Bytes) -> Bytes {

@@ -43,6 +43,8 @@ mutants! {
     VoteEarly, "vote-early", ["S4"];
     /// A new primary takes its own log, whatever others have.
     OwnLog, "own-log", ["S1", "S9", "S10"];
+    /// A replica whose disk is new votes before it is let in.
+    VotesBeforeReset, "votes-before-reset", ["S4"];
     /// A replica cuts what it does not know to be committed when it leaves a view.
     CutOnLeaving, "cut-on-leaving", ["S10"];
     /// A primary goes on in its view after a restart.

@@ -70,6 +70,14 @@ pub enum Fault {
         /// By how many microseconds.
         by_us: i64,
     },
+    /// A replica's disk is lost, as soon as a quorum of the others has all that is committed; it comes back with
+    /// another one.
+    LoseDisk {
+        /// Which replica.
+        replica: u8,
+        /// How long it is down.
+        down_ms: u64,
+    },
     /// All messages of a kind are lost.
     Mute {
         /// The kind, as messages count them.
@@ -92,11 +100,12 @@ impl Fault {
             Self::Clock { .. } => 6,
             Self::Mute { .. } => 7,
             Self::Damage { .. } => 8,
+            Self::LoseDisk { .. } => 9,
         }
     }
 
     /// How many kinds there are.
-    pub const KINDS: usize = 9;
+    pub const KINDS: usize = 10;
 }
 
 /// A fault and its time.
@@ -126,6 +135,9 @@ impl fmt::Display for Planned {
             Fault::Damage { replica, back, bit, down_ms } => {
                 write!(f, "{at_us} damage {replica} {back} {bit} {down_ms}")
             }
+            Fault::LoseDisk { replica, down_ms } => {
+                write!(f, "{at_us} lose-disk {replica} {down_ms}")
+            }
             Fault::Mute { kind, ms } => write!(f, "{at_us} mute {kind} {ms}"),
         }
     }
@@ -151,6 +163,7 @@ impl Planned {
             "damage" => {
                 Fault::Damage { replica: replica()?, back: n(1)?, bit: n(2)?, down_ms: n(3)? }
             }
+            "lose-disk" => Fault::LoseDisk { replica: replica()?, down_ms: n(1)? },
             "mute" => Fault::Mute { kind: replica()?, ms: n(1)? },
             _ => return None,
         };
@@ -282,11 +295,16 @@ impl Config {
     pub fn schedule(&self) -> Vec<Planned> {
         let mut random = Prng::new(self.seed ^ 0xfau64.rotate_left(40));
         let mut kinds: Vec<u64> = (0..Fault::KINDS as u64).collect();
+        if self.replicas < 3 {
+            // There is no quorum of others.
+            kinds.remove(9);
+        }
         for _ in 0..random.below(5) {
             let at = random.below(kinds.len() as u64) as usize;
             kinds.remove(at);
         }
-        let count = random.between(6, 20);
+        // Some may never come: disks are damaged and lost only while others can make up for it.
+        let count = random.between(9, 20);
         let mut planned = Vec::new();
         for i in 0..count {
             let kind = kinds[(i % kinds.len() as u64) as usize];
@@ -321,6 +339,7 @@ impl Config {
                 let (back, bit) = (0, random.below(1 << 20));
                 Fault::Damage { replica, back, bit, down_ms: random.between(10, 1500) }
             }
+            9 => Fault::LoseDisk { replica, down_ms: random.between(10, 1500) },
             _ => Fault::Mute { kind: random.between(1, 10) as u8, ms: random.between(50, 800) },
         }
     }

@@ -2,6 +2,7 @@
 
 mod clients;
 mod damage;
+mod disks;
 mod liveness;
 mod words;
 
@@ -16,7 +17,7 @@ use super::{
     liar::Liar,
     network::{Arrival, Network},
 };
-use crate::{Input, Message, Status, View, decode, prng::Prng};
+use crate::{FIRST_INCARNATION, Input, Message, Status, View, decode, prng::Prng};
 
 /// Microseconds between two ticks of a replica.
 const TICK_US: u64 = 10_000;
@@ -74,9 +75,19 @@ struct Node<H: Host> {
     damage: Damage,
     /// It stays down.
     lost: bool,
+    incarnation: u64,
+    /// The last one that the others let in.
+    let_in: u64,
     last: (Status, View),
     /// What it was when that was counted last.
     state: &'static str,
+}
+
+impl<H: Host> Node<H> {
+    /// Its disk is new, and the others have not let it in yet.
+    const fn is_fresh(&self) -> bool {
+        self.let_in < self.incarnation
+    }
 }
 
 struct Client<C> {
@@ -156,7 +167,7 @@ impl<H: Host> World<H> {
     fn live(&mut self, schedule: &[Planned]) -> Checked {
         for replica in 0..self.config.replicas {
             self.nodes.push(Node {
-                disk: H::format(replica, self.mutant),
+                disk: H::format(replica, FIRST_INCARNATION, self.mutant),
                 host: None,
                 run: 0,
                 works: false,
@@ -167,6 +178,8 @@ impl<H: Host> World<H> {
                 clock_us: 0,
                 damage: Damage::None,
                 lost: false,
+                incarnation: FIRST_INCARNATION,
+                let_in: FIRST_INCARNATION,
                 last: (Status::ViewChange, View(0)),
                 state: "",
             });
@@ -431,6 +444,7 @@ impl<H: Host> World<H> {
             self.reply(id, reply);
         }
         self.look_for_repair(replica);
+        self.look_for_entry(replica);
         self.watch(replica);
         self.keep_going(replica);
         Ok(())
@@ -465,8 +479,9 @@ impl<H: Host> World<H> {
             "faults: clock",
             "faults: lost kind of message",
             "faults: damage",
+            "faults: lost disk",
         ];
-        if self.healed_us.is_some() {
+        if self.healed_us.is_some() || self.waits(fault) {
             return;
         }
         self.count(KINDS[fault.kind()]);
@@ -504,6 +519,7 @@ impl<H: Host> World<H> {
             Fault::Damage { replica, back, bit, down_ms } => {
                 self.damage(replica, back, bit, down_ms);
             }
+            Fault::LoseDisk { replica, down_ms } => self.lose_disk(replica, down_ms),
             Fault::Mute { kind, ms } => self.network.mute(kind, now + ms * 1000),
         }
     }

@@ -17,7 +17,8 @@ fn id(r: usize) -> ReplicaId {
 fn invented(op: u64, view: View, parent: Identity, time_us: u64) -> Header {
     let time_us = time_us.cast_signed();
     let sections = Bytes::from(vec![0xee; SECTION_BYTES]);
-    Header { cluster: CLUSTER, op: Op(op), view, parent, time_us, sections }
+    let op = Op(op);
+    Header { cluster: CLUSTER, op, view, parent, time_us, members: None, sections }
 }
 
 fn prepare(view: View, commit: u64, header: &Header) -> Message {
@@ -202,7 +203,7 @@ fn conflicting_tails_are_noticed() {
         let view = View(before.0 + 3);
         let (commit, identity) = (Op(0), Identity::root(CLUSTER));
         let headers = header.into_iter().collect();
-        let tail = Tail { commit, identity, headers };
+        let tail = Tail { commit, identity, members: None, headers };
         tell(&mut scene, other, leader, Message::DoViewChange { view, log_view, tail })
     };
     assert_eq!(vote(View(900), None), [Notice::NoVote]);
@@ -217,11 +218,15 @@ fn conflicting_tails_are_noticed() {
     let (commit, identity) = (Op(0), Identity::root(CLUSTER));
     let headers = vec![Header { time_us: truth.time_us + 7, ..truth }];
     let log_view = scene.view(leader);
-    let vote = Message::DoViewChange { view, log_view, tail: Tail { commit, identity, headers } };
+    let vote = Message::DoViewChange {
+        view,
+        log_view,
+        tail: Tail { commit, identity, members: None, headers },
+    };
     assert_eq!(tell(&mut scene, other, leader, vote), [Notice::OtherOp]);
     // At who does not lead the view that it votes for.
     let (commit, headers) = (Op(0), Vec::new());
-    let tail = Tail { commit, identity, headers };
+    let tail = Tail { commit, identity, members: None, headers };
     let vote = Message::DoViewChange { view: View(view.0 + 1), log_view, tail };
     assert_eq!(tell(&mut scene, other, leader, vote), [Notice::NoVote]);
     assert_eq!(scene.view(leader), view);
@@ -241,7 +246,7 @@ fn an_early_commit_that_another_view_contradicts_is_noticed() {
     assert_eq!(next as u64, later.0 % 3);
     let other = invented(1, later, Identity::root(CLUSTER), header.time_us.cast_unsigned() + 1);
     let (commit, identity) = (Op(0), Identity::root(CLUSTER));
-    let tail = Tail { commit, identity, headers: vec![other] };
+    let tail = Tail { commit, identity, members: None, headers: vec![other] };
     let start = Message::StartView { view: later, nonce: 0, tail };
     assert_eq!(tell(&mut scene, next, backup, start), [Notice::Diverged]);
     assert_eq!(scene.actors[backup].log, [header]);
@@ -257,7 +262,7 @@ fn a_log_merged_from_views_is_not_taken() {
     let back = invented(2, View(0), first.identity(), 2);
     let (commit, identity) = (Op(0), root);
     for headers in [vec![first.clone()], vec![Header { view, ..first.clone() }, back]] {
-        let mut tail = Tail { commit, identity, headers };
+        let mut tail = Tail { commit, identity, members: None, headers };
         if let [a, b] = &mut tail.headers[..] {
             b.parent = a.identity();
         }
@@ -288,7 +293,11 @@ fn an_oversized_start_view_is_no_message_and_bounded_all_the_same() {
         let parent = headers.last().map_or(identity, Header::identity);
         headers.push(invented(op, view, parent, op));
     }
-    let message = Message::StartView { view, nonce: 0, tail: Tail { commit, identity, headers } };
+    let message = Message::StartView {
+        view,
+        nonce: 0,
+        tail: Tail { commit, identity, members: None, headers },
+    };
     let (from, to) = (id(next), id(backup));
     let envelope = Envelope { cluster: CLUSTER, from, to, incarnation: 1, message };
     assert_eq!(decode(&encode(&envelope)), Err(CodecError::Malformed));

@@ -27,7 +27,8 @@ fn without(away: usize) -> impl Fn(&Envelope) -> bool {
 fn an_old_start_view_is_not_taken_by_who_does_not_know_what_it_had() {
     let (mut scene, [leader, backup, _], header) = one_op_on_two();
     scene.restart_damaged(backup);
-    let tail = Tail { commit: Op(0), identity: Identity::root(CLUSTER), headers: Vec::new() };
+    let (commit, identity) = (Op(0), Identity::root(CLUSTER));
+    let tail = Tail { commit, identity, members: None, headers: Vec::new() };
     let message = Message::StartView { view: scene.view(leader), nonce: 0, tail };
     scene.send(ReplicaId(leader as u8), ReplicaId(backup as u8), message);
     scene.deliver(|_| true);

@@ -5,5 +5,6 @@
 
 mod byzantine;
 mod damage;
+mod lost_disk;
 mod scene;
 mod traps;

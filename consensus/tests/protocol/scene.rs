@@ -99,8 +99,9 @@ impl Scene {
     }
 
     pub(crate) fn send(&mut self, from: ReplicaId, to: ReplicaId, message: Message) {
-        let cluster = CLUSTER;
-        self.wire.push(Envelope { cluster, from, to, incarnation: 1, message });
+        let actor = self.actors.get(usize::from(from.0));
+        let incarnation = actor.map_or(1, |a| a.superblock.incarnation);
+        self.wire.push(Envelope { cluster: CLUSTER, from, to, incarnation, message });
     }
 
     /// A disk does all that it was told to.
@@ -142,6 +143,9 @@ impl Scene {
             self.now += 10;
             for r in 0..self.actors.len() {
                 self.step(r, Input::Tick);
+                if self.actors[r].replica.wants_order() {
+                    self.step(r, Input::Order);
+                }
                 self.disk(r);
             }
             self.deliver(&hears);
@@ -185,6 +189,17 @@ impl Scene {
         let actor = &mut self.actors[r];
         actor.log.pop().unwrap();
         actor.superblock.uncertain = true;
+        self.restart(r);
+    }
+
+    /// A replica's disk is lost with all that it knew, and another one takes its place.
+    pub(crate) fn replace_disk(&mut self, r: usize) {
+        let before = self.actors[r].superblock;
+        let fresh = Superblock::fresh(CLUSTER);
+        self.actors[r].log.clear();
+        self.actors[r].committed = Op(0);
+        self.actors[r].superblock =
+            Superblock { replica: before.replica, incarnation: before.incarnation + 1, ..fresh };
         self.restart(r);
     }
 

@@ -223,7 +223,7 @@ fn lengths(front: &[u8]) -> Option<(usize, usize, usize)> {
     let u32_at = |at: usize| u32::from_le_bytes(front[at..at + 4].try_into().expect("4")) as usize;
     let (length, header, previous) = (u32_at(4), u32_at(8), u32_at(12));
     let headers = header.checked_add(previous)?.checked_add(FRAME_HEAD_BYTES + FRAME_TAIL_BYTES)?;
-    (front[..4] == START && length <= OP_BYTES_MAX && headers < length)
+    (front[..4] == START && length <= OP_BYTES_MAX && headers <= length)
         .then_some((length, header, previous))
 }
 
@@ -359,9 +359,24 @@ fn rest(frame: &[u8], at: usize, end: usize) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use kimberlite_consensus::{Identity, Op, View};
+    use kimberlite_consensus::{Identity, Members, Op, ReplicaId, View};
 
     use super::*;
+
+    #[test]
+    fn an_op_that_only_changes_the_members_has_an_empty_body() {
+        let members = Members::first(3).with_reset(ReplicaId(1), 2);
+        let (cluster, parent) = ([1; 16], Identity::root([1; 16]));
+        let (op, view, sections) = (Op(1), View(4), Bytes::new());
+        let header = Header { cluster, op, view, parent, time_us: 1, members, sections };
+        let frame = frame_around(&header, None, &[]);
+        let head = FrameHead::decode(&frame).unwrap();
+        assert!(head.tail_holds(&frame) && head.body_at + FRAME_TAIL_BYTES == frame.len());
+        assert_eq!((head.header.clone(), Section::all(&head.header).count()), (header, 0));
+        for n in 0..head.body_at {
+            assert!(FrameHead::decode(&frame.slice(..n)).is_err(), "{n} bytes");
+        }
+    }
 
     #[test]
     fn a_large_frame_lies_in_memory_as_it_will_in_the_file() {
@@ -371,6 +386,7 @@ mod tests {
             view: View(0),
             parent: Identity::root([1; 16]),
             time_us: 1,
+            members: None,
             sections: Bytes::from(vec![0; SECTION_BYTES]),
         };
         let page = PAGE_BYTES as usize;

@@ -577,6 +577,9 @@ pub(super) fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
     }
     if failed.is_none() && (!head.tail_holds(&frame) || body_at + FRAME_TAIL_BYTES != head.length) {
         let broken = damage(body_at, "the end of a frame does not hold");
+        if sections.is_empty() {
+            return Ok(Err(broken.what));
+        }
         for (_, runs) in &mut sections {
             *runs = Err(broken.clone());
         }

@@ -199,6 +199,9 @@ impl<R> Engine<R> {
             self.place(sealed.header, sealed.frame, true);
         }
         self.carry_out(out)?;
+        if !self.machine.has_records() && self.machine.replica().wants_order() {
+            self.step(now_ms, Input::Order)?;
+        }
         let idle = self.machine.idle_answers();
         if !idle.is_empty() {
             let round = self.machine.replica().round();

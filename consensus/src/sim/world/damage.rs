@@ -32,7 +32,8 @@ impl<H: Host> World<H> {
         let all = self.config.replicas;
         let spare = usize::from(all - quorum::replication(all));
         let r = usize::from(replica);
-        let others = self.nodes.iter().filter(|n| n.damage != Damage::None).count();
+        let others = self.nodes.iter();
+        let others = others.filter(|n| n.damage != Damage::None || n.is_fresh()).count();
         if self.nodes[r].damage != Damage::None || others >= spare {
             return;
         }

@@ -1,6 +1,6 @@
 //! The liveness phase: a core is healed, the rest stays broken, and the core must answer and converge.
 
-use super::{Checked, Damage, Host, Stopped, Violation, Workload, World};
+use super::{Checked, Damage, Host, Node, Stopped, Violation, Workload, World};
 use crate::{Op, Status, quorum};
 
 impl<H: Host> World<H> {
@@ -13,9 +13,13 @@ impl<H: Host> World<H> {
         let size = quorum::view_change(all).max(quorum::replication(all));
         while self.core.count_ones() < u32::from(size) {
             let replica = self.random.below(u64::from(all)) as u8;
-            if replica != self.config.liar {
-                self.core |= 1 << replica;
-            }
+            // Who lies or is not let in counts for nothing.
+            let counts =
+                replica != self.config.liar && !self.nodes[usize::from(replica)].is_fresh();
+            self.core |= u16::from(counts) << replica;
+        }
+        for replica in 0..all {
+            self.core |= u16::from(self.nodes[usize::from(replica)].is_fresh()) << replica;
         }
         if self.nodes.iter().any(|n| n.damage != Damage::None) {
             // Who does not know what it had is no nack: those who know may have to be all the others.
@@ -76,7 +80,8 @@ impl<H: Host> World<H> {
         let same = self.cores().all(|h| of(h) == first);
         let count = self.cores().count() == self.core.count_ones() as usize;
         let all = Op(self.checker.canonical.len() as u64);
-        same && count && first.0 == Status::Normal && first.2 == first.3 && first.2 == all
+        let fresh = self.nodes.iter().any(Node::is_fresh);
+        same && count && !fresh && first.0 == Status::Normal && first.2 == first.3 && first.2 == all
     }
 
     pub(super) fn stuck(&self) -> Violation {
@@ -94,6 +99,8 @@ impl<H: Host> World<H> {
             "L1"
         } else if self.answered < self.config.commands {
             "L2"
+        } else if self.nodes.iter().any(Node::is_fresh) {
+            "L7"
         } else {
             "L3"
         };
