@@ -7,7 +7,10 @@ pub mod command;
 mod damage;
 mod load;
 
-use std::sync::Arc;
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
 
 use kimberlite_consensus::{
     Envelope, Header, Input, Notice, Op, Recovered, Replica, Superblock,
@@ -169,9 +172,17 @@ impl Host for SimHost {
     }
 
     fn submit(&mut self, now_us: i64, id: u64, command: &Command) -> Result<bool, Stopped> {
+        let now_us = if self.engine.mutant == Some(Mutant::Chance) {
+            now_us + (RandomState::new().hash_one(id) % 1000).cast_signed()
+        } else {
+            now_us
+        };
         chance::set_now(now_us);
         if !self.engine.leads() {
             return Ok(false);
+        }
+        if self.engine.mutant == Some(Mutant::ForgetsCommands) && id % 1000 == 7 {
+            return Ok(true);
         }
         let (command, seen_at) = match command {
             Command::Append(append) => {

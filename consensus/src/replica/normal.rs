@@ -298,6 +298,11 @@ impl Replica {
             self.round += 1;
             let (view, op, round) = (self.view(), self.commit(), self.round);
             let identity = self.committed_identity;
+            #[cfg(feature = "sim")]
+            let (op, identity) = match self.tip().filter(|_| self.has(Mutant::LateCommit)) {
+                Some(tip) => (Op(op.0 - 1), tip.parent),
+                None => (op, identity),
+            };
             self.send_all(&Message::Commit { view, op, identity, round }, out);
         }
     }

@@ -42,6 +42,10 @@ impl Replica {
             | Mutant::OtherState
             | Mutant::ForgetsIds
             | Mutant::AnswersEarly
+            | Mutant::Unconfirmed
+            | Mutant::LateCommit
+            | Mutant::ForgetsCommands
+            | Mutant::Chance
             | Mutant::AnyBody
             | Mutant::AnyMessage
             | Mutant::HearsAnybody

@@ -27,6 +27,7 @@ pub const VIOLATIONS: &[(&str, &str)] = &[
     ("S14", "times of ops do not rise"),
     ("S16", "an op is not what its header says"),
     ("S17", "bytes were believed that nobody sent"),
+    ("S18", "the same seed did not do the same again"),
     ("S19", "a limit was passed"),
     ("L1", "no view came to stay"),
     ("L2", "a client was not answered"),

@@ -68,13 +68,15 @@ mutants! {
     /// Two logs with one op in common are taken for the same.
     AnyCommitted, "any-committed", ["S1"];
     /// What is written is not synced.
-    NoSync, "no-sync", ["S3"];
+    NoSync, "no-sync", ["S3", "HOST"];
     /// The state of backups drifts.
     OtherState, "other-state", ["S11"];
     /// Events that are there already are not looked for.
     ForgetsIds, "forgets-ids", ["S12"];
     /// Answers are given before their op is committed.
     AnswersEarly, "answers-early", ["S3", "S12", "S13"];
+    /// Answers from what is committed are given without asking whether this replica still leads.
+    Unconfirmed, "unconfirmed", ["S13"];
     /// Bodies are not checked against their headers.
     AnyBody, "any-body", ["S16", "HOST"];
     /// Messages are believed whatever their checksum says.
@@ -83,6 +85,12 @@ mutants! {
     HearsAnybody, "hears-anybody", ["S1", "S3", "S4"];
     /// Who speaks in a view that is past is called a liar.
     Accuses, "accuses", ["NOTICE"];
+    /// Heartbeats tell of all that is committed but the last op.
+    LateCommit, "late-commit", ["L3"];
+    /// Some commands are taken and forgotten, however often they are asked.
+    ForgetsCommands, "forgets-commands", ["L2"];
+    /// Times of ops depend on chance: the same seed does not do the same again.
+    Chance, "chance", ["S18"];
     /// Backups never look for another primary.
     NoElection, "no-election", ["L1"];
     /// A replica that lacks ops does not ask for them.

@@ -78,6 +78,29 @@ pub enum Fault {
         /// How long it is down.
         down_ms: u64,
     },
+    /// A replica's timers stand still, while it does everything else.
+    Stall {
+        /// Which replica.
+        replica: u8,
+        /// How long.
+        ms: u64,
+    },
+    /// Nothing gets from clients to a replica, or nothing from it to them.
+    Cut {
+        /// Which replica.
+        replica: u8,
+        /// Whether it still hears clients.
+        hears: bool,
+        /// How long.
+        ms: u64,
+    },
+    /// A client is away: it misses what it is answered, and asks again once it is back.
+    Away {
+        /// Which client, counted around.
+        client: u8,
+        /// How long.
+        ms: u64,
+    },
     /// All messages of a kind are lost.
     Mute {
         /// The kind, as messages count them.
@@ -101,11 +124,14 @@ impl Fault {
             Self::Mute { .. } => 7,
             Self::Damage { .. } => 8,
             Self::LoseDisk { .. } => 9,
+            Self::Stall { .. } => 10,
+            Self::Cut { .. } => 11,
+            Self::Away { .. } => 12,
         }
     }
 
     /// How many kinds there are.
-    pub const KINDS: usize = 10;
+    pub const KINDS: usize = 13;
 }
 
 /// A fault and its time.
@@ -138,6 +164,11 @@ impl fmt::Display for Planned {
             Fault::LoseDisk { replica, down_ms } => {
                 write!(f, "{at_us} lose-disk {replica} {down_ms}")
             }
+            Fault::Stall { replica, ms } => write!(f, "{at_us} stall {replica} {ms}"),
+            Fault::Cut { replica, hears, ms } => {
+                write!(f, "{at_us} cut {replica} {} {ms}", u8::from(*hears))
+            }
+            Fault::Away { client, ms } => write!(f, "{at_us} away {client} {ms}"),
             Fault::Mute { kind, ms } => write!(f, "{at_us} mute {kind} {ms}"),
         }
     }
@@ -164,6 +195,9 @@ impl Planned {
                 Fault::Damage { replica: replica()?, back: n(1)?, bit: n(2)?, down_ms: n(3)? }
             }
             "lose-disk" => Fault::LoseDisk { replica: replica()?, down_ms: n(1)? },
+            "stall" => Fault::Stall { replica: replica()?, ms: n(1)? },
+            "cut" => Fault::Cut { replica: replica()?, hears: n(1)? == 1, ms: n(2)? },
+            "away" => Fault::Away { client: replica()?, ms: n(1)? },
             "mute" => Fault::Mute { kind: replica()?, ms: n(1)? },
             _ => return None,
         };
@@ -229,6 +263,10 @@ config! {
     misdirected: u64,
     /// Microseconds that a disk takes for one thing.
     disk_us: u64,
+    /// Requests and replies lost.
+    unheard: u64,
+    /// Requests that come twice, the second time much later.
+    asked_twice: u64,
     /// The replica that lies; one that is not there where none does.
     liar: u8,
     /// What it lies about: a bit for each [`Lie`].
@@ -258,6 +296,8 @@ impl Config {
             corrupted,
             misdirected,
             disk_us: random.between(100, 3000),
+            unheard: if random.per_mille(500) { 0 } else { random.between(1, 60) },
+            asked_twice: if random.per_mille(500) { 0 } else { random.between(1, 100) },
             liar: u8::MAX,
             lies: 0,
         }
@@ -278,6 +318,27 @@ impl Config {
             lies |= if random.per_mille(250) { lie.bit() } else { 0 };
         }
         Self { replicas, liar, lies, ..self }
+    }
+
+    /// What would be simpler, the simplest last. Replicas stay: faults name them.
+    pub fn smaller(&self) -> Vec<Self> {
+        let mut less = vec![
+            Self { spread_us: self.spread_us / 2 + 1, ..*self },
+            Self { safety_us: self.safety_us * 3 / 4, ..*self },
+            Self { commands: self.commands / 2, ..*self },
+            Self { clients: self.clients / 2, ..*self },
+            Self { asked_twice: 0, ..*self },
+            Self { unheard: 0, ..*self },
+            Self { misdirected: 0, ..*self },
+            Self { corrupted: 0, ..*self },
+            Self { replayed: 0, ..*self },
+            Self { twice: 0, ..*self },
+            Self { loss: 0, ..*self },
+        ];
+        less.extend(self.lies().map(|lie| Self { lies: self.lies & !lie.bit(), ..*self }));
+        let enough = |c: &Self| c.clients > 0 && c.commands >= c.clients && c.safety_us > 1_000_000;
+        less.retain(|c| c != self && enough(c) && c.spread_us > 1);
+        less
     }
 
     /// The lies that are told.
@@ -340,6 +401,9 @@ impl Config {
                 Fault::Damage { replica, back, bit, down_ms: random.between(10, 1500) }
             }
             9 => Fault::LoseDisk { replica, down_ms: random.between(10, 1500) },
+            10 => Fault::Stall { replica, ms },
+            11 => Fault::Cut { replica, hears: random.per_mille(500), ms },
+            12 => Fault::Away { client: random.below(self.clients) as u8, ms },
             _ => Fault::Mute { kind: random.between(1, 10) as u8, ms: random.between(50, 800) },
         }
     }

@@ -69,6 +69,10 @@ struct Node<H: Host> {
     seals: bool,
     paused_until: u64,
     slow_until: u64,
+    stalled_until: u64,
+    /// Until when nothing comes from clients, and nothing gets to them.
+    deaf_until: u64,
+    mute_until: u64,
     /// The power goes as soon as the disk has done what it was promised, and for how long.
     doomed: Option<u64>,
     clock_us: i64,
@@ -90,12 +94,12 @@ impl<H: Host> Node<H> {
     }
 }
 
-struct Client<C> {
+struct Client {
+    /// Of the command that it waits for.
     number: u64,
     attempt: u64,
-    command: C,
-    asked_us: u64,
     target: u8,
+    away_until: u64,
 }
 
 /// See the module.
@@ -106,7 +110,9 @@ pub struct World<H: Host> {
     queue: BTreeMap<(u64, u64), Event>,
     sequence: u64,
     nodes: Vec<Node<H>>,
-    clients: Vec<Client<<H::Load as Workload>::Command>>,
+    clients: Vec<Client>,
+    /// Every command, and when it was asked first.
+    commands: Vec<(<H::Load as Workload>::Command, u64)>,
     replies: BTreeMap<u64, Reply<<H::Load as Workload>::Answer>>,
     load: H::Load,
     network: Network,
@@ -114,7 +120,6 @@ pub struct World<H: Host> {
     checker: Checker,
     random: Prng,
     answered: u64,
-    asked: u64,
     core: u16,
     healed_us: Option<u64>,
     trace: blake3::Hasher,
@@ -135,6 +140,7 @@ impl<H: Host> World<H> {
             sequence: 0,
             nodes: Vec::new(),
             clients: Vec::new(),
+            commands: Vec::new(),
             replies: BTreeMap::new(),
             load,
             network,
@@ -142,7 +148,6 @@ impl<H: Host> World<H> {
             checker: Checker::new(config.replicas),
             random,
             answered: 0,
-            asked: 0,
             core: 0,
             healed_us: None,
             trace: blake3::Hasher::new(),
@@ -174,6 +179,9 @@ impl<H: Host> World<H> {
                 seals: false,
                 paused_until: 0,
                 slow_until: 0,
+                stalled_until: 0,
+                deaf_until: 0,
+                mute_until: 0,
                 doomed: None,
                 clock_us: 0,
                 damage: Damage::None,
@@ -186,11 +194,8 @@ impl<H: Host> World<H> {
             self.power_on(replica)?;
         }
         for client in 0..self.config.clients as usize {
-            let (number, target) = (self.asked, 0);
-            let command = self.load.next(number);
-            let asked_us = self.now_us;
-            self.clients.push(Client { number, attempt: 0, command, asked_us, target });
-            self.asked += 1;
+            let number = self.command();
+            self.clients.push(Client { number, attempt: 0, target: 0, away_until: 0 });
             self.at(client as u64 * 100, Event::Ask { client, number });
         }
         for Planned { at_us, fault } in schedule {
@@ -307,9 +312,7 @@ impl<H: Host> World<H> {
                 Ok(())
             }
             Event::Impatient { client, number, attempt } => {
-                if self.clients[client].attempt == attempt {
-                    self.elsewhere(client, number);
-                }
+                self.impatient(client, number, attempt);
                 Ok(())
             }
             Event::Heal => self.heal(),
@@ -319,7 +322,9 @@ impl<H: Host> World<H> {
     fn tick(&mut self, replica: u8, run: u64) -> Checked {
         if self.nodes[usize::from(replica)].run == run {
             self.at(TICK_US, Event::Tick { replica, run });
-            self.step(replica, Input::Tick)?;
+            if self.nodes[usize::from(replica)].stalled_until <= self.now_us {
+                self.step(replica, Input::Tick)?;
+            }
         }
         Ok(())
     }
@@ -441,31 +446,13 @@ impl<H: Host> World<H> {
             self.send(envelope)?;
         }
         for (id, reply) in replies {
-            self.reply(id, reply);
+            self.reply(replica, id, reply);
         }
         self.look_for_repair(replica);
         self.look_for_entry(replica);
         self.watch(replica);
         self.keep_going(replica);
         Ok(())
-    }
-
-    /// Has a replica's disk and its queue go on.
-    fn keep_going(&mut self, replica: u8) {
-        let node = &mut self.nodes[usize::from(replica)];
-        let Some(host) = &node.host else { return };
-        let run = node.run;
-        if host.has_work() && !node.works {
-            node.works = true;
-            let slow = if node.slow_until > self.now_us { 40 } else { 1 };
-            let wait = slow * self.config.disk_us / 2 + self.random.below(self.config.disk_us);
-            self.at(wait, Event::Work { replica, run });
-        }
-        let node = &mut self.nodes[usize::from(replica)];
-        if !node.seals {
-            node.seals = true;
-            self.at(500, Event::Seal { replica, run });
-        }
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -480,6 +467,9 @@ impl<H: Host> World<H> {
             "faults: lost kind of message",
             "faults: damage",
             "faults: lost disk",
+            "faults: timers that stand still",
+            "faults: no way to or from clients",
+            "faults: client away",
         ];
         if self.healed_us.is_some() || self.waits(fault) {
             return;
@@ -520,6 +510,18 @@ impl<H: Host> World<H> {
                 self.damage(replica, back, bit, down_ms);
             }
             Fault::LoseDisk { replica, down_ms } => self.lose_disk(replica, down_ms),
+            Fault::Stall { replica, ms } => {
+                self.nodes[usize::from(replica)].stalled_until = now + ms * 1000;
+            }
+            Fault::Cut { replica, hears, ms } => {
+                let node = &mut self.nodes[usize::from(replica)];
+                let until = if hears { &mut node.mute_until } else { &mut node.deaf_until };
+                *until = now + ms * 1000;
+            }
+            Fault::Away { client, ms } => {
+                let client = usize::from(client) % self.clients.len();
+                self.clients[client].away_until = now + ms * 1000;
+            }
             Fault::Mute { kind, ms } => self.network.mute(kind, now + ms * 1000),
         }
     }

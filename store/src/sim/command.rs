@@ -114,13 +114,14 @@ fn tell_coverage(coverage: &Coverage) {
     }
 }
 
-fn one(config: Config, mutant: Option<Mutant>, smaller: bool) -> bool {
-    print(&format!("{config:?}"));
+fn one(mut config: Config, mutant: Option<Mutant>, smaller: bool) -> bool {
+    print(&config.to_string());
     config.lies().for_each(|lie| print(lie.name()));
     let mut schedule = config.schedule();
     let mut outcome = simulate(config, &schedule, mutant);
     if smaller && outcome.violation.is_some() {
-        (schedule, outcome) = minimise(config, schedule, outcome, mutant);
+        (config, schedule, outcome) = minimise(config, schedule, outcome, mutant);
+        print(&format!("smallest: {config}"));
     }
     finish(config, &schedule, mutant, &outcome)
 }
@@ -138,13 +139,13 @@ fn finish(config: Config, schedule: &[Planned], mutant: Option<Mutant>, outcome:
     outcome.violation.is_none()
 }
 
-/// Leaves out faults as long as the same invariant fails.
+/// Leaves out faults, and then what else goes wrong and is done, as long as the same invariant fails.
 fn minimise(
-    config: Config,
+    mut config: Config,
     mut schedule: Vec<Planned>,
     mut outcome: Outcome,
     mutant: Option<Mutant>,
-) -> (Vec<Planned>, Outcome) {
+) -> (Config, Vec<Planned>, Outcome) {
     let failing = outcome.violation.as_ref().map(|v| v.invariant);
     let mut size = schedule.len().div_ceil(2);
     while size > 0 {
@@ -161,7 +162,15 @@ fn minimise(
         }
         size /= 2;
     }
-    (schedule, outcome)
+    let mut tries = config.smaller();
+    while let Some(smaller) = tries.pop() {
+        let tried = simulate(smaller, &schedule, mutant);
+        if tried.violation.as_ref().map(|v| v.invariant) == failing {
+            (config, outcome) = (smaller, tried);
+            tries = config.smaller();
+        }
+    }
+    (config, schedule, outcome)
 }
 
 fn many(from: u64, to: u64, liar: bool, mutant: Option<Mutant>) -> bool {
@@ -206,20 +215,46 @@ fn missing<'a>(total: &'a Coverage, must: &'a [&str]) -> impl Iterator<Item = &'
 /// In the first so many seeds each of these must happen at least once: else the runs do not test what they are for.
 const MANY: u64 = 200;
 const MUST_HAPPEN: &[&str] = &[
+    "answers to what was answered before",
     "bodies changed under their checksum",
     "commands asked again",
     "crashes",
+    "damaged ops",
+    "faults: client away",
     "faults: clock",
     "faults: crash",
     "faults: crash of all",
+    "faults: damage",
     "faults: lost kind of message",
+    "faults: no way to or from clients",
     "faults: one-way link",
     "faults: partition",
     "faults: pause",
     "faults: slow disk",
+    "faults: timers that stand still",
     "garbled messages refused",
+    "messages: Alive",
+    "messages: Commit",
+    "messages: DoViewChange",
+    "messages: Fetch",
+    "messages: Prepare",
+    "messages: PrepareOk",
+    "messages: RequestStartView",
+    "messages: StartView",
+    "messages: StartViewChange",
+    "messages: Supply",
     "ops refused",
     "ops supplied",
+    "replies lost",
+    "replies missed",
+    "requests lost",
+    "requests repeated",
+    "states: commits what it inherited",
+    "states: follows",
+    "states: has resigned",
+    "states: leads",
+    "states: to follow",
+    "states: to lead",
     "torn writes",
     "truncations",
     "view changes with an uncommitted suffix",

@@ -1,43 +1,78 @@
-//! Clients: each asks one thing at a time, again and elsewhere until it is answered.
+//! Clients: each asks one thing at a time, again and elsewhere until it is answered. What they ask and are answered may be
+//! lost on the way; what they ask may come twice, also long after they were answered.
 
 use super::{Checked, Event, Host, PATIENCE_US, Reply, Workload, World};
 
 impl<H: Host> World<H> {
+    /// What is asked next; its number.
+    pub(super) fn command(&mut self) -> u64 {
+        let number = self.commands.len() as u64;
+        let command = self.load.next(number);
+        self.commands.push((command, self.now_us));
+        number
+    }
+
+    /// How long something takes between a client and a replica; `None` where it is lost.
+    fn way(&mut self) -> Option<u64> {
+        let wait = self.config.delay_us + self.random.below(self.config.spread_us);
+        let lost = self.healed_us.is_none() && self.random.per_mille(self.config.unheard);
+        (!lost).then_some(wait)
+    }
+
     pub(super) fn ask(&mut self, client: usize, number: u64) {
         let all = u64::from(self.config.replicas);
-        let wait = self.config.delay_us + self.random.below(self.config.spread_us);
         let c = &mut self.clients[client];
         if c.number != number {
             return;
         }
         c.attempt += 1;
         let (replica, attempt) = ((u64::from(c.target) % all) as u8, c.attempt);
-        self.at(wait, Event::Asked { replica, client, number });
         self.at(PATIENCE_US, Event::Impatient { client, number, attempt });
+        match self.way() {
+            Some(wait) => self.at(wait, Event::Asked { replica, client, number }),
+            None => self.count("requests lost"),
+        }
+        if self.healed_us.is_none() && self.random.per_mille(self.config.asked_twice) {
+            let wait = self.random.between(1_000, 2_000_000);
+            let replica = self.random.below(all) as u8;
+            self.at(wait, Event::Asked { replica, client, number });
+            self.count("requests repeated");
+        }
     }
 
     pub(super) fn asked(&mut self, replica: u8, client: usize, number: u64) -> Checked {
         let now_us = self.wall_us(replica);
-        let Some(host) = &mut self.nodes[usize::from(replica)].host else { return Ok(()) };
-        if self.clients[client].number != number {
+        let node = &mut self.nodes[usize::from(replica)];
+        if node.deaf_until > self.now_us {
+            self.count("requests lost");
             return Ok(());
         }
+        let Some(host) = &mut node.host else { return Ok(()) };
         let id = (client as u64) << 40 | number;
-        let command = self.clients[client].command.clone();
-        match host.submit(now_us, id, &command) {
+        let (command, _) = &self.commands[number as usize];
+        match host.submit(now_us, id, command) {
             Ok(true) => self.after(replica, Ok(())),
             Ok(false) => {
-                let wait = self.config.delay_us + self.random.below(self.config.spread_us);
-                self.at(wait + 5_000, Event::Refused { client, number });
+                if let Some(wait) = self.way() {
+                    self.at(wait + 5_000, Event::Refused { client, number });
+                }
                 Ok(())
             }
             Err(stopped) => self.after(replica, Err(stopped)),
         }
     }
 
-    pub(super) fn reply(&mut self, id: u64, reply: Reply<<H::Load as Workload>::Answer>) {
+    pub(super) fn reply(
+        &mut self,
+        replica: u8,
+        id: u64,
+        reply: Reply<<H::Load as Workload>::Answer>,
+    ) {
         let (client, number) = ((id >> 40) as usize, id & ((1 << 40) - 1));
-        let wait = self.config.delay_us + self.random.below(self.config.spread_us);
+        let mute = self.nodes[usize::from(replica)].mute_until > self.now_us;
+        let Some(wait) = self.way().filter(|_| !mute) else {
+            return self.count("replies lost");
+        };
         self.sequence += 1;
         let token = self.sequence;
         self.replies.insert(token, reply);
@@ -46,33 +81,50 @@ impl<H: Host> World<H> {
 
     pub(super) fn answer(&mut self, client: usize, number: u64, token: u64) {
         let Some(reply) = self.replies.remove(&token) else { return };
-        if self.clients[client].number != number {
-            return;
+        let waits = self.clients[client].number == number;
+        if self.clients[client].away_until > self.now_us {
+            return self.count("replies missed");
         }
         match reply {
             Reply::Answer(answer) => {
-                let asked = self.clients[client].asked_us;
-                let command = self.clients[client].command.clone();
-                self.load.answered(&command, asked, self.now_us, answer);
-                self.answered += 1;
-                self.count("commands answered");
-                self.note(8, &[client as u64, number]);
-                if self.clients[client].attempt > 1 {
-                    self.count("commands asked again");
-                }
-                let (next, now) = (self.asked, self.now_us);
-                self.asked += 1;
-                let command = self.load.next(next);
-                let c = &mut self.clients[client];
-                (c.number, c.command, c.asked_us, c.attempt) = (next, command, now, 0);
-                if self.answered + (self.config.clients) <= self.config.commands
-                    || self.healed_us.is_none()
-                {
-                    self.at(1, Event::Ask { client, number: next });
+                // An answer that nobody waits for any more has to be true all the same.
+                let (command, asked_us) = &self.commands[number as usize];
+                self.load.answered(command, *asked_us, self.now_us, answer);
+                if waits {
+                    self.next(client, number);
+                } else {
+                    self.count("answers to what was answered before");
                 }
             }
-            Reply::Again => self.at(2_000, Event::Ask { client, number }),
-            Reply::Lost => self.elsewhere(client, number),
+            Reply::Again if waits => self.at(2_000, Event::Ask { client, number }),
+            Reply::Lost if waits => self.elsewhere(client, number),
+            Reply::Again | Reply::Lost => {}
+        }
+    }
+
+    /// A client was answered, and asks something else.
+    fn next(&mut self, client: usize, number: u64) {
+        self.answered += 1;
+        self.count("commands answered");
+        self.note(8, &[client as u64, number]);
+        if self.clients[client].attempt > 1 {
+            self.count("commands asked again");
+        }
+        let number = self.command();
+        let c = &mut self.clients[client];
+        (c.number, c.attempt) = (number, 0);
+        if self.answered + self.config.clients <= self.config.commands || self.healed_us.is_none() {
+            self.at(1, Event::Ask { client, number });
+        }
+    }
+
+    pub(super) fn impatient(&mut self, client: usize, number: u64, attempt: u64) {
+        let c = &self.clients[client];
+        if c.away_until > self.now_us {
+            let back = c.away_until - self.now_us;
+            self.at(back, Event::Impatient { client, number, attempt });
+        } else if c.attempt == attempt {
+            self.elsewhere(client, number);
         }
     }
 

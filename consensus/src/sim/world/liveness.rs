@@ -36,7 +36,9 @@ impl<H: Host> World<H> {
         for replica in 0..all {
             let r = usize::from(replica);
             if self.in_core(replica) {
-                (self.nodes[r].paused_until, self.nodes[r].slow_until) = (0, 0);
+                let node = &mut self.nodes[r];
+                (node.paused_until, node.slow_until, node.stalled_until) = (0, 0, 0);
+                (node.deaf_until, node.mute_until) = (0, 0);
                 let core = self.core;
                 for other in (0..all).filter(|o| core >> o & 1 == 1) {
                     self.network.unblock(replica, other);

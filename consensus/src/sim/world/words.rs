@@ -68,6 +68,24 @@ impl<H: Host> World<H> {
         }
     }
 
+    /// Has a replica's disk and its queue go on.
+    pub(super) fn keep_going(&mut self, replica: u8) {
+        let node = &mut self.nodes[usize::from(replica)];
+        let Some(host) = &node.host else { return };
+        let run = node.run;
+        if host.has_work() && !node.works {
+            node.works = true;
+            let slow = if node.slow_until > self.now_us { 40 } else { 1 };
+            let wait = slow * self.config.disk_us / 2 + self.random.below(self.config.disk_us);
+            self.at(wait, Event::Work { replica, run });
+        }
+        let node = &mut self.nodes[usize::from(replica)];
+        if !node.seals {
+            node.seals = true;
+            self.at(500, Event::Seal { replica, run });
+        }
+    }
+
     fn carry(&mut self, from: u8, envelope: &Envelope) {
         for arrival in self.network.send(self.now_us, from, envelope) {
             let after = arrival.at_us - self.now_us;
