@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use kimberlite_consensus::{
-    Entry, Envelope, Header, Identity, Input, Message, Op, ReplicaId, Status, View,
+    Entry, Envelope, Header, Identity, Input, Message, Notice, Op, ReplicaId, Status, Tail, View,
 };
 
 use crate::scene::{CLUSTER, Job, Scene};
@@ -249,4 +249,165 @@ fn a_restarted_primary_prepares_nothing_else_under_the_same_number() {
     scene.pass(5_000);
     let next = scene.leader().unwrap();
     assert!(scene.view(next) > view && scene.actors[next].committed == Op(1));
+}
+
+/// Trap 2: who hears of a later view leaves its log as it is until the log of that view is there.
+#[test]
+fn a_later_view_cuts_nothing_before_its_log_is_here() {
+    let (mut scene, leader) = Scene::started(3);
+    let (next, backup) = ((leader + 1) % 3, (leader + 2) % 3);
+    let header = scene.request(leader);
+    scene.wire.retain(|e| usize::from(e.to.0) == backup);
+    scene.deliver(|e| matches!(e.message, Message::Prepare { .. }));
+    scene.disk(backup);
+    let before = scene.actors[backup].superblock;
+    let (view, identity) = (View(scene.view(leader).0 + 1), Identity::root(CLUSTER));
+    let beat = Message::Commit { view, op: Op(0), identity, round: 1 };
+    scene.wire.clear();
+    scene.send(ReplicaId(next as u8), ReplicaId(backup as u8), beat);
+    scene.deliver(|_| true);
+    scene.disk(backup);
+    let after = scene.actors[backup].superblock;
+    assert_eq!((after.view, after.log_view, after.cut), (view, before.log_view, None));
+    assert_eq!(scene.actors[backup].log, std::slice::from_ref(&header));
+    // Also over a crash: its vote still has the op, under the old log view.
+    scene.restart(backup);
+    scene.wire.clear();
+    scene.pass_with(100, |_| false);
+    assert_eq!(scene.actors[backup].replica.op(), header.op);
+    assert_eq!(scene.actors[backup].replica.log_view(), before.log_view);
+}
+
+/// Trap 3: a cluster that lost its power as a whole needs nobody who stayed up.
+#[test]
+fn a_cluster_that_crashed_as_a_whole_goes_on() {
+    let (mut scene, leader) = Scene::started(3);
+    let header = scene.request(leader);
+    scene.pass(200);
+    (0..3).for_each(|r| scene.restart(r));
+    scene.wire.clear();
+    scene.pass(3_000);
+    let leader = scene.leader().unwrap();
+    assert_eq!(scene.actors[leader].log, [header]);
+    let second = scene.request(leader);
+    scene.pass(200);
+    assert!(scene.actors.iter().all(|a| a.committed == second.op));
+}
+
+/// Trap 4: who asks for a view's log asks anew once there is a later view, and takes none of the earlier one.
+#[test]
+fn who_asks_for_a_log_asks_anew_and_takes_that_of_its_view() {
+    let (mut scene, leader) = Scene::started(3);
+    let (next, backup) = ((leader + 1) % 3, (leader + 2) % 3);
+    let (old, identity) = (scene.view(leader), Identity::root(CLUSTER));
+    let mut nonces = Vec::new();
+    for more in [1, 4] {
+        let view = View(old.0 + more);
+        let from = ReplicaId(next as u8);
+        scene.wire.clear();
+        let beat = Message::Commit { view, op: Op(0), identity, round: 1 };
+        scene.send(from, ReplicaId(backup as u8), beat);
+        scene.deliver(|_| true);
+        scene.disk(backup);
+        nonces.extend(scene.wire.iter().filter_map(|e| match &e.message {
+            Message::RequestStartView { view: of, nonce } if *of == view => Some(*nonce),
+            _ => None,
+        }));
+    }
+    assert_eq!(nonces.len(), 2, "one in each view");
+    // The answer of the view that it asked in first.
+    let tail = Tail { commit: Op(0), identity, members: None, headers: Vec::new() };
+    let late = Message::StartView { view: View(old.0 + 1), nonce: nonces[0], tail };
+    scene.send(ReplicaId(next as u8), ReplicaId(backup as u8), late);
+    scene.deliver(|_| true);
+    scene.disk(backup);
+    let replica = &scene.actors[backup].replica;
+    assert_eq!((replica.view(), replica.status()), (View(old.0 + 4), Status::ViewChange));
+    assert_eq!(replica.log_view(), old);
+}
+
+/// Trap 15: an op that does not follow the log's end is no reason to cut it.
+#[test]
+fn an_op_that_does_not_follow_cuts_nothing() {
+    let (mut scene, leader) = Scene::started(3);
+    let backup = (leader + 1) % 3;
+    let (first, second) = (scene.request(leader), scene.request(leader));
+    scene.wire.retain(|e| usize::from(e.to.0) == backup);
+    let first_only = |e: &Envelope| matches!(&e.message, Message::Prepare { entry, .. } if entry.header.op == Op(1));
+    scene.deliver(first_only);
+    scene.disk(backup);
+    let broken = Header { parent: Identity([8; 32]), ..second };
+    let entry = Entry { header: broken, body: Bytes::new() };
+    let message = Message::Prepare { view: scene.view(leader), commit: Op(0), entry };
+    scene.wire.clear();
+    scene.send(ReplicaId(leader as u8), ReplicaId(backup as u8), message);
+    scene.deliver(|_| true);
+    assert_eq!(scene.actors[backup].notices, [Notice::NoSuccessor]);
+    scene.disk(backup);
+    assert_eq!(scene.actors[backup].log, [first]);
+}
+
+/// Trap 16: who is still taking a view's log votes with what is durable, under the log view of before, also after a crash.
+#[test]
+fn a_vote_amid_a_log_is_what_is_durable() {
+    let (mut scene, leader) = Scene::started(3);
+    let (next, backup) = ((leader + 1) % 3, (leader + 2) % 3);
+    let own = scene.request(leader);
+    scene.wire.retain(|e| usize::from(e.to.0) == backup);
+    scene.deliver(|e| matches!(e.message, Message::Prepare { .. }));
+    scene.disk(backup);
+    let log_view = scene.actors[backup].superblock.log_view;
+    // The log of the next view has one op more, which does not come.
+    let view = View(scene.view(leader).0 + 1);
+    let more =
+        Header { op: Op(2), view, parent: own.identity(), time_us: own.time_us + 1, ..own.clone() };
+    let (commit, identity) = (Op(0), Identity::root(CLUSTER));
+    let tail = Tail { commit, identity, members: None, headers: vec![own.clone(), more] };
+    let start = Message::StartView { view, nonce: 0, tail };
+    scene.wire.clear();
+    scene.send(ReplicaId(next as u8), ReplicaId(backup as u8), start);
+    scene.deliver(|_| true);
+    scene.disk(backup);
+    assert!(scene.said(backup, |m| matches!(m, Message::Fetch { op: Op(2), .. })));
+    let mut votes = Vec::new();
+    for crash in [false, true] {
+        if crash {
+            scene.restart(backup);
+        }
+        scene.wire.clear();
+        // Others want a view that this one does not lead.
+        let joined = View(view.0 + if crash { 3 } else { 2 });
+        assert_ne!(joined.0 % 3, backup as u64);
+        let wish = Message::StartViewChange { view: joined, joined };
+        scene.send(ReplicaId(leader as u8), ReplicaId(backup as u8), wish);
+        scene.deliver(|_| true);
+        scene.disk(backup);
+        scene.now += 100;
+        scene.step(backup, Input::Tick);
+        let said = scene.wire.iter().find_map(|e| match &e.message {
+            Message::DoViewChange { log_view, tail, .. } => Some((*log_view, tail.clone())),
+            _ => None,
+        });
+        votes.extend(said);
+    }
+    let durable = Tail { commit, identity, members: None, headers: vec![own] };
+    assert_eq!(votes, [(log_view, durable.clone()), (log_view, durable)]);
+}
+
+/// Trap 27: who is behind catches up while others go on: it acknowledges what it has as it gets it.
+#[test]
+fn who_is_behind_catches_up_under_load() {
+    let (mut scene, leader) = Scene::started(3);
+    let behind = (leader + 1) % 3;
+    for _ in 0..60 {
+        scene.request(leader);
+        scene.pass_with(30, |e| usize::from(e.to.0) != behind);
+    }
+    assert!(scene.actors[behind].log.is_empty());
+    for _ in 0..40 {
+        scene.request(leader);
+        scene.pass(30);
+    }
+    let lag = scene.actors[leader].committed.0 - scene.actors[behind].committed.0;
+    assert!(lag <= 1, "still {lag} ops behind");
 }
