@@ -28,16 +28,18 @@
 //! **Liars.** Majority quorums do not tolerate a replica that lies. It is detected where it can be: what no honest replica
 //! says is not followed, and a [`Notice`] tells of it (`specs/decisions/0015-liars-and-traps.md`).
 //!
-//! **Damage.** A replica whose log lost its end says so, durably, before anything else is written there. It neither votes nor
-//! acknowledges until it has the log of a view that began later, or that its primary told of since.
+//! **Damage.** What cannot be read any more is neither had nor not had. Inside a log its identity is known from what follows, and
+//! a [`Mender`] has it put back before the replica takes part. A replica whose log lost its end says so, durably, before
+//! anything else is written there; it neither votes nor acknowledges until it has the log of a view that began later, or
+//! that its primary told of since.
 //!
 //! **Lost disks.** A replica with another disk is another incarnation of it. It copies the log and says nothing that counts
 //! before an op that lets it in is committed, and that it knows so is durable. The members with their incarnations stand in
 //! headers, so that a vote of a lost disk is seen to be one in any log that knows better.
 //!
 //! A cluster of one is the same code: a quorum of one, no messages, no timers. `specs/decisions/0011-replication.md` has the
-//! choices and why each is safe. Absent: damage before the log's end that a peer repairs, standbys, growth and
-//! shrinking (`specs/decisions/0014-members.md`), agreement on time beyond op times that rise.
+//! choices and why each is safe. Absent: standbys, growth and shrinking (`specs/decisions/0014-members.md`), agreement on
+//! time beyond op times that rise.
 
 #![warn(clippy::float_arithmetic, clippy::wildcard_enum_match_arm)]
 
@@ -45,6 +47,7 @@ mod codec;
 mod header;
 pub mod limits;
 mod members;
+mod mender;
 mod message;
 #[cfg(feature = "sim")]
 pub mod prng;
@@ -58,6 +61,7 @@ mod timer;
 pub use codec::{CodecError, decode, encode};
 pub use header::{Header, HeaderError, Identity, Op, SECTION_BYTES, View};
 pub use members::{FIRST_INCARNATION, Members};
+pub use mender::{Gap, Mender, Told};
 pub use message::{Entry, Envelope, Message, ReplicaId, Tail};
 pub use replica::{Replica, Status};
 pub use step::{Form, Input, Notice, Outbox, Output, Recovered, Superblock};

@@ -6,6 +6,8 @@ mod ahead;
 mod chunks;
 mod fetch;
 pub(crate) mod frame;
+#[cfg(feature = "sim")]
+pub(crate) mod holes;
 pub(crate) mod packed;
 pub(crate) mod recovery;
 pub(crate) mod run;

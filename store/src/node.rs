@@ -2,6 +2,8 @@
 
 pub(crate) mod engine;
 pub(crate) mod machine;
+#[cfg(feature = "sim")]
+pub(crate) mod mend;
 
 use std::{
     collections::HashMap,

@@ -51,6 +51,9 @@ pub(crate) struct Opened {
     pub(crate) committed: Option<Header>,
     /// The ops behind it.
     pub(crate) suffix: Vec<Uncommitted>,
+    /// Something that was read of the log does not hold.
+    #[cfg(feature = "sim")]
+    pub(crate) damaged: bool,
 }
 
 /// Brings back what the log says. Its last `holds` ops are not taken in, but for those that the superblock knows to be
@@ -86,10 +89,14 @@ pub(crate) fn open(
         committed: start.as_ref().map(|s| s.header.clone()),
         holds,
         held: VecDeque::new(),
+        damaged: false,
     };
     let recovered = recovery::recover(&**disk, &mut replay, start.as_ref())?;
     replay.take_in(recovered.superblock.commit);
+    replay.damaged |= replay.held.iter().any(Held::is_damaged);
     let suffix = replay.suffix().map_err(io_error("reading the end of the log in"))?;
+    #[cfg(feature = "sim")]
+    let damaged = replay.damaged;
     let Replay { mut checkpoints, failed, committed, .. } = replay;
     if let Some(error) = failed {
         return Err(match error {
@@ -103,7 +110,15 @@ pub(crate) fn open(
     if recovered.damage.is_some() {
         checkpoints.stop();
     }
-    Ok(Opened { tenants, checkpoints, recovery: recovered, committed, suffix })
+    Ok(Opened {
+        tenants,
+        checkpoints,
+        recovery: recovered,
+        committed,
+        suffix,
+        #[cfg(feature = "sim")]
+        damaged,
+    })
 }
 
 /// Takes the tenants from the last checkpoint: where to read the log on from, and the number of the next run.
@@ -187,6 +202,8 @@ pub(crate) struct Replay {
     /// So many of the last ops are held back.
     holds: usize,
     held: VecDeque<Held>,
+    /// Something that was read does not hold.
+    damaged: bool,
 }
 
 /// An op that may not be committed.
@@ -196,6 +213,12 @@ struct Held {
     length: u64,
     header: Header,
     sections: Vec<(Section, Result<SectionRuns, Damage>)>,
+}
+
+impl Held {
+    fn is_damaged(&self) -> bool {
+        self.sections.iter().any(|(_, runs)| runs.is_err())
+    }
 }
 
 impl Visitor for Replay {
@@ -216,6 +239,7 @@ impl Visitor for Replay {
 
     fn lost(&mut self, sections: Vec<Section>, damage: Damage) {
         self.checkpoints.stop();
+        self.damaged = true;
         for section in sections {
             if let Some(tenant) = self.tenants.by_reference(&section.tenant) {
                 tenant.damaged(&damage);
@@ -255,6 +279,7 @@ impl Replay {
             records += u64::from(section.records);
             damaged |= !self.section(&op.segment, op.offset, section, runs);
         }
+        self.damaged |= damaged;
         if damaged {
             self.checkpoints.stop();
         }

@@ -28,11 +28,12 @@ use crate::{
     },
     fragment::RecordReader,
     kernel::{IdState, Prepared, PreparedAppend, PreparedCommand, Refusal},
-    log::{Log, recovery},
+    log::{Log, holes, recovery},
     node::{
         Files, SYSTEM,
         engine::{Done, Engine},
         machine::{Answer, Machine},
+        mend::{Mended, Mending},
     },
     opening, resolve,
     tenant::TenantShared,
@@ -53,6 +54,23 @@ pub(crate) struct SimDisk(Arc<SimulatedDisk>);
 /// A replica with its store.
 #[derive(Debug)]
 pub(crate) struct SimHost {
+    disk: Arc<SimulatedDisk>,
+    replicas: u8,
+    mutant: Option<Mutant>,
+    state: State,
+    repaired: Vec<Op>,
+}
+
+#[derive(Debug)]
+enum State {
+    Runs(Box<Runs>),
+    /// Its log has a hole.
+    Mends(Box<Mending>),
+}
+
+/// A replica that takes part.
+#[derive(Debug)]
+struct Runs {
     engine: Engine<u64>,
     tenant: Arc<TenantShared>,
 }
@@ -82,7 +100,205 @@ impl Host for SimHost {
         replicas: u8,
         mutant: Option<Mutant>,
     ) -> Result<Self, Stopped> {
-        let disk: Arc<dyn Disk> = Arc::clone(&disk.0) as Arc<dyn Disk>;
+        let disk = Arc::clone(&disk.0);
+        let state = State::start(&disk, now_ms, replicas, mutant)?;
+        Ok(Self { disk, replicas, mutant, state, repaired: Vec::new() })
+    }
+
+    fn crash(disk: &mut SimDisk, survives: &mut dyn FnMut() -> bool) {
+        disk.0 = disk.0.crashed(survives);
+    }
+
+    fn cut_power(disk: &SimDisk, n: u64) {
+        disk.0.fail(n, Fault::Power);
+    }
+
+    fn damage(disk: &SimDisk, back: u64, bit: u64) -> Option<Op> {
+        let frames = damage::frames(&*disk.0).ok()?;
+        let (path, op, at, length) = frames.iter().rev().nth(back as usize)?;
+        let bit = bit % (length * 8);
+        disk.0.flip(path, (at + bit / 8) as usize, (bit % 8) as u8);
+        Some(*op)
+    }
+
+    fn replica(&self) -> Option<&Replica> {
+        self.runs().map(|r| r.engine.machine.replica())
+    }
+
+    fn step(&mut self, now_ms: u64, input: Input) -> Result<(), Stopped> {
+        let mending = match &mut self.state {
+            State::Runs(runs) => return runs.engine.step(now_ms, input).map_err(|e| stopped(&e)),
+            State::Mends(mending) => mending,
+        };
+        let mended = mending.step(now_ms, input).map_err(|e| stopped(&e))?;
+        self.repaired.append(&mut mending.repaired);
+        let next = match mended {
+            Mended::NotYet => return Ok(()),
+            Mended::Whole => State::mend(&self.disk, now_ms, self.replicas)?,
+            Mended::CutOff => None,
+        };
+        self.state = match next {
+            Some(mending) => State::Mends(Box::new(mending)),
+            None => State::start(&self.disk, now_ms, self.replicas, self.mutant)?,
+        };
+        Ok(())
+    }
+
+    fn scrub(&mut self, now_ms: u64) -> Result<bool, Stopped> {
+        if self.mutant == Some(Mutant::NoScrub) {
+            return Ok(false);
+        }
+        let Some(mending) = State::mend(&self.disk, now_ms, self.replicas)? else {
+            return Ok(false);
+        };
+        self.state = State::Mends(Box::new(mending));
+        Ok(true)
+    }
+
+    fn repaired(&mut self) -> Vec<Op> {
+        std::mem::take(&mut self.repaired)
+    }
+
+    fn work(&mut self, now_ms: u64) -> Result<Work, Stopped> {
+        let State::Runs(runs) = &mut self.state else { return Ok(Work::Nothing) };
+        Ok(match runs.engine.work(now_ms).map_err(|e| stopped(&e))? {
+            Done::Nothing => Work::Nothing,
+            Done::Written { op, identity, .. } => Work::Written(op, identity),
+            Done::Superblock(superblock) => Work::Superblock(superblock),
+            Done::Truncated(after) => Work::Truncated(after),
+            Done::Refused => Work::Refused,
+        })
+    }
+
+    fn has_work(&self) -> bool {
+        self.runs().is_some_and(|r| r.engine.has_work())
+    }
+
+    fn submit(&mut self, now_us: i64, id: u64, command: &Command) -> Result<bool, Stopped> {
+        match &mut self.state {
+            State::Runs(runs) => runs.submit(now_us, id, command),
+            State::Mends(_) => Ok(false),
+        }
+    }
+
+    fn seal(&mut self, now_ms: u64) -> Result<(), Stopped> {
+        match &mut self.state {
+            State::Runs(runs) => runs.engine.seal(now_ms).map_err(|e| stopped(&e)),
+            State::Mends(_) => Ok(()),
+        }
+    }
+
+    fn sent(&mut self) -> Vec<Envelope> {
+        std::mem::take(match &mut self.state {
+            State::Runs(runs) => &mut runs.engine.sent,
+            State::Mends(mending) => &mut mending.sent,
+        })
+    }
+
+    fn replies(&mut self) -> Vec<(u64, Reply<Answer>)> {
+        let reply = |answer| match answer {
+            None => Reply::Lost,
+            Some(Answer::Refused(Refusal::Stale { .. })) => Reply::Again,
+            Some(answer) => Reply::Answer(answer),
+        };
+        let State::Runs(runs) = &mut self.state else { return Vec::new() };
+        runs.engine.answers.drain(..).map(|(id, answer)| (id, reply(answer))).collect()
+    }
+
+    fn notices(&mut self) -> Vec<Notice> {
+        let State::Runs(runs) = &mut self.state else { return Vec::new() };
+        std::mem::take(&mut runs.engine.notices)
+    }
+
+    fn committed(&mut self) -> Vec<Header> {
+        let State::Runs(runs) = &mut self.state else { return Vec::new() };
+        std::mem::take(&mut runs.engine.committed)
+    }
+
+    fn state(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        if let Some(runs) = self.runs() {
+            let index = runs.tenant.index.read();
+            hash.update(index.count.to_le_bytes());
+            hash.update(index.chain_head.0);
+            hash.update(index.generation.to_le_bytes());
+        }
+        hash.finalize().into()
+    }
+
+    fn content(&self) -> Result<Vec<String>, Stopped> {
+        let runs = self.runs().ok_or_else(|| Stopped("it is not whole".into()))?;
+        let count = runs.tenant.index.read().count;
+        let mut reader = RecordReader::sequential();
+        let mut content = Vec::new();
+        for position in 0..count {
+            let event = reader.event(&runs.tenant, position).map_err(|e| stopped(&e))?;
+            content.push(match event {
+                Some(e) => {
+                    let data = e.data.unwrap_or_default();
+                    let data = String::from_utf8_lossy(&data).into_owned();
+                    let at = e.time.micros();
+                    format!("{} {} {} {} {at}", e.stream, e.version.get(), e.id.simple(), data)
+                }
+                None => runs.deletion(position).map_err(|e| stopped(&e))?,
+            });
+        }
+        Ok(content)
+    }
+}
+
+impl SimHost {
+    fn runs(&self) -> Option<&Runs> {
+        match &self.state {
+            State::Runs(runs) => Some(runs),
+            State::Mends(_) => None,
+        }
+    }
+}
+
+impl State {
+    /// What a replica does with what its disk holds.
+    fn start(
+        disk: &Arc<SimulatedDisk>,
+        now_ms: u64,
+        replicas: u8,
+        mutant: Option<Mutant>,
+    ) -> Result<Self, Stopped> {
+        match Runs::open(disk, now_ms, replicas, mutant) {
+            Ok(runs) => Ok(Self::Runs(Box::new(runs))),
+            Err(Stopped(why)) => match Self::mend(disk, now_ms, replicas)? {
+                Some(mending) => Ok(Self::Mends(Box::new(mending))),
+                None => Err(Stopped(why)),
+            },
+        }
+    }
+
+    /// The first hole of the log, and how it is filled.
+    fn mend(
+        disk: &Arc<SimulatedDisk>,
+        now_ms: u64,
+        replicas: u8,
+    ) -> Result<Option<Mending>, Stopped> {
+        let disk: Arc<dyn Disk> = Arc::clone(disk) as Arc<dyn Disk>;
+        if replicas == 1 {
+            return Ok(None);
+        }
+        let hole = holes::first(&*disk, CLUSTER).map_err(|e| stopped(&e))?;
+        let Some(hole) = hole else { return Ok(None) };
+        let superblock = recovery::open_superblock(&*disk).map_err(|e| stopped(&e))?;
+        let run = (now_ms, chance::random());
+        Ok(Some(Mending::new(disk, superblock, run, replicas, hole)))
+    }
+}
+
+impl Runs {
+    fn open(
+        disk: &Arc<SimulatedDisk>,
+        now_ms: u64,
+        replicas: u8,
+        mutant: Option<Mutant>,
+    ) -> Result<Self, Stopped> {
+        let disk: Arc<dyn Disk> = Arc::clone(disk) as Arc<dyn Disk>;
         let holds = if replicas == 1 { 0 } else { kimberlite_consensus::limits::PIPELINE_MAX };
         let opened = opening::open(
             &disk,
@@ -101,6 +317,9 @@ impl Host for SimHost {
         let recovery = opened.recovery;
         if let Some(damage) = recovery.damage {
             return Err(stopped(&damage));
+        }
+        if opened.damaged {
+            return Err(Stopped("an op of the log is damaged".into()));
         }
         let log = Log::new(
             Arc::clone(&disk),
@@ -131,44 +350,6 @@ impl Host for SimHost {
         );
         engine.mutant = mutant;
         Ok(Self { engine, tenant })
-    }
-
-    fn crash(disk: &mut SimDisk, survives: &mut dyn FnMut() -> bool) {
-        disk.0 = disk.0.crashed(survives);
-    }
-
-    fn cut_power(disk: &SimDisk, n: u64) {
-        disk.0.fail(n, Fault::Power);
-    }
-
-    fn damage(disk: &SimDisk, back: u64, bit: u64) -> Option<Op> {
-        let frames = damage::frames(&*disk.0).ok()?;
-        let (path, op, at, length) = frames.iter().rev().nth(back as usize)?;
-        let bit = bit % (length * 8);
-        disk.0.flip(path, (at + bit / 8) as usize, (bit % 8) as u8);
-        Some(*op)
-    }
-
-    fn replica(&self) -> &Replica {
-        self.engine.machine.replica()
-    }
-
-    fn step(&mut self, now_ms: u64, input: Input) -> Result<(), Stopped> {
-        self.engine.step(now_ms, input).map_err(|e| stopped(&e))
-    }
-
-    fn work(&mut self, now_ms: u64) -> Result<Work, Stopped> {
-        Ok(match self.engine.work(now_ms).map_err(|e| stopped(&e))? {
-            Done::Nothing => Work::Nothing,
-            Done::Written { op, identity, .. } => Work::Written(op, identity),
-            Done::Superblock(superblock) => Work::Superblock(superblock),
-            Done::Truncated(after) => Work::Truncated(after),
-            Done::Refused => Work::Refused,
-        })
-    }
-
-    fn has_work(&self) -> bool {
-        self.engine.has_work()
     }
 
     fn submit(&mut self, now_us: i64, id: u64, command: &Command) -> Result<bool, Stopped> {
@@ -207,61 +388,6 @@ impl Host for SimHost {
         Ok(true)
     }
 
-    fn seal(&mut self, now_ms: u64) -> Result<(), Stopped> {
-        self.engine.seal(now_ms).map_err(|e| stopped(&e))
-    }
-
-    fn sent(&mut self) -> Vec<Envelope> {
-        std::mem::take(&mut self.engine.sent)
-    }
-
-    fn replies(&mut self) -> Vec<(u64, Reply<Answer>)> {
-        let reply = |answer| match answer {
-            None => Reply::Lost,
-            Some(Answer::Refused(Refusal::Stale { .. })) => Reply::Again,
-            Some(answer) => Reply::Answer(answer),
-        };
-        self.engine.answers.drain(..).map(|(id, answer)| (id, reply(answer))).collect()
-    }
-
-    fn notices(&mut self) -> Vec<Notice> {
-        std::mem::take(&mut self.engine.notices)
-    }
-
-    fn committed(&mut self) -> Vec<Header> {
-        std::mem::take(&mut self.engine.committed)
-    }
-
-    fn state(&self) -> [u8; 32] {
-        let index = self.tenant.index.read();
-        let mut hash = Sha256::new();
-        hash.update(index.count.to_le_bytes());
-        hash.update(index.chain_head.0);
-        hash.update(index.generation.to_le_bytes());
-        hash.finalize().into()
-    }
-
-    fn content(&self) -> Result<Vec<String>, Stopped> {
-        let count = self.tenant.index.read().count;
-        let mut reader = RecordReader::sequential();
-        let mut content = Vec::new();
-        for position in 0..count {
-            let event = reader.event(&self.tenant, position).map_err(|e| stopped(&e))?;
-            content.push(match event {
-                Some(e) => {
-                    let data = e.data.unwrap_or_default();
-                    let data = String::from_utf8_lossy(&data).into_owned();
-                    let at = e.time.micros();
-                    format!("{} {} {} {} {at}", e.stream, e.version.get(), e.id.simple(), data)
-                }
-                None => self.deletion(position).map_err(|e| stopped(&e))?,
-            });
-        }
-        Ok(content)
-    }
-}
-
-impl SimHost {
     /// A record that is no event is the deletion of a stream.
     fn deletion(&self, position: u64) -> Result<String, crate::error::ReadError> {
         let missing = crate::error::ReadError::NoRecord;

@@ -156,7 +156,7 @@ impl Store {
                 tenants.add(Arc::new(tenants.make(None, SYSTEM, cluster)));
             }
         };
-        let Opened { tenants, checkpoints, recovery: recovered, committed, suffix } =
+        let Opened { tenants, checkpoints, recovery: recovered, committed, suffix, .. } =
             opening::open(&disk, due, lock, &known, 0)?;
         for tenant in tenants.all() {
             let count = tenant.index.read().count;

@@ -32,6 +32,7 @@ impl Replica {
             | Mutant::OwnLog
             | Mutant::CutOnLeaving
             | Mutant::VoteUncertain
+            | Mutant::NoScrub
             | Mutant::LogViewAhead
             | Mutant::CommitAhead
             | Mutant::NoBound

@@ -60,8 +60,15 @@ pub trait Host: Sized {
     /// The power goes at the n-th change of the disk from now on.
     fn cut_power(disk: &Self::Disk, n: u64);
 
-    /// The replica.
-    fn replica(&self) -> &Replica;
+    /// The replica; `None` while its log is being repaired.
+    fn replica(&self) -> Option<&Replica>;
+    /// Looks through the whole log; says whether something of it is damaged, and has it repaired then.
+    ///
+    /// # Errors
+    /// The host cannot go on.
+    fn scrub(&mut self, now_ms: u64) -> Result<bool, Stopped>;
+    /// Ops that were put back since this was asked last.
+    fn repaired(&mut self) -> Vec<Op>;
     /// Something happened to the replica.
     ///
     /// # Errors

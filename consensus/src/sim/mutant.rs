@@ -54,7 +54,9 @@ mutants! {
     /// A replica votes though it does not know what it has acknowledged.
     VoteUncertain, "vote-uncertain", ["S10"];
     /// The damaged end of a log is cut like a torn write.
-    DamageIsTorn, "damage-is-torn", ["S16"];
+    DamageIsTorn, "damage-is-torn", ["S3", "S16"];
+    /// Damage that no start meets is not looked for.
+    NoScrub, "no-scrub", ["S16"];
     /// The log view is raised beyond the view.
     LogViewAhead, "log-view-ahead", ["S6"];
     /// A backup calls an op committed that it has not written.

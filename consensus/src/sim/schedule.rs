@@ -397,7 +397,8 @@ impl Config {
                 Fault::Clock { replica, by_us }
             }
             8 => {
-                let (back, bit) = (0, random.below(1 << 20));
+                let back = [0, random.below(12), random.below(400)][random.below(3) as usize];
+                let bit = random.below(1 << 20);
                 Fault::Damage { replica, back, bit, down_ms: random.between(10, 1500) }
             }
             9 => Fault::LoseDisk { replica, down_ms: random.between(10, 1500) },

@@ -46,6 +46,7 @@ pub struct Outcome {
 
 enum Event {
     Tick { replica: u8, run: u64 },
+    Scrub { replica: u8, run: u64 },
     Arrive(Arrival),
     Work { replica: u8, run: u64 },
     Seal { replica: u8, run: u64 },
@@ -265,6 +266,7 @@ impl<H: Host> World<H> {
     fn happen(&mut self, event: Event) -> Checked {
         let replica = match &event {
             Event::Tick { replica, .. }
+            | Event::Scrub { replica, .. }
             | Event::Work { replica, .. }
             | Event::Seal { replica, .. }
             | Event::Asked { replica, .. } => Some(*replica),
@@ -284,6 +286,10 @@ impl<H: Host> World<H> {
         }
         match event {
             Event::Tick { replica, run } => self.tick(replica, run),
+            Event::Scrub { replica, run } => {
+                let due = self.nodes[usize::from(replica)].run == run;
+                if due { self.scrub(replica) } else { Ok(()) }
+            }
             Event::Arrive(arrival) => self.arrive(&arrival),
             Event::Work { replica, run } => self.work(replica, run),
             Event::Seal { replica, run } => self.seal(replica, run),
@@ -415,20 +421,26 @@ impl<H: Host> World<H> {
     fn after(&mut self, replica: u8, done: Result<(), Stopped>) -> Checked {
         let r = usize::from(replica);
         if let Err(Stopped(why)) = done {
+            if self.nodes[r].damage == Damage::Done {
+                return self.scrub(replica);
+            }
             let Some(down_ms) = self.nodes[r].doomed else {
                 return Err(Violation::new("HOST", format!("r{replica}: {why}")));
             };
             self.power_off(replica, down_ms);
             return Ok(());
         }
+        self.look_for_repair(replica)?;
         let Some(host) = &mut self.nodes[r].host else { return Ok(()) };
         let (sent, replies, notices) = (host.sent(), host.replies(), host.notices());
-        let (committed, view) = (host.committed(), host.replica().view());
-        for header in &committed {
-            self.checker.commit(r, view, header)?;
-        }
+        let committed = host.committed();
         let host = self.nodes[r].host.as_ref().expect("it did not stop");
-        self.checker.look(host.replica())?;
+        if let Some(replica) = host.replica() {
+            for header in &committed {
+                self.checker.commit(r, replica.view(), header)?;
+            }
+            self.checker.look(replica)?;
+        }
         if let Some(last) = committed.last() {
             self.checker.state(r, last.op, host.state())?;
             let op = last.op;
@@ -448,7 +460,6 @@ impl<H: Host> World<H> {
         for (id, reply) in replies {
             self.reply(replica, id, reply);
         }
-        self.look_for_repair(replica);
         self.look_for_entry(replica);
         self.watch(replica);
         self.keep_going(replica);
@@ -544,7 +555,7 @@ impl<H: Host> World<H> {
         let mut random = self.random.fork();
         let node = &mut self.nodes[usize::from(replica)];
         let Some(host) = node.host.take() else { return };
-        self.checker.stopped(host.replica());
+        host.replica().into_iter().for_each(|r| self.checker.stopped(r));
         drop(host);
         node.run += 1;
         (node.doomed, node.paused_until) = (None, 0);
@@ -578,16 +589,11 @@ impl<H: Host> World<H> {
         }
         let host = H::open(&node.disk, now_ms, replicas, mutant)
             .map_err(|Stopped(why)| Violation::new("HOST", format!("r{replica}: {why}")))?;
-        let lost = host.replica().durable().uncertain;
-        node.damage = node.damage.found(lost)?;
-        self.checker.started(host.replica())?;
-        node.last = (Status::ViewChange, View(0));
         (node.works, node.seals) = (false, false);
         node.run += 1;
         let run = node.run;
-        let (op, commit) = (host.replica().op(), host.replica().commit());
         node.host = Some(host);
-        self.tell(&format!("r{replica} starts with op {op}, {commit} committed"));
+        self.starts(replica)?;
         self.at(TICK_US, Event::Tick { replica, run });
         self.after(replica, Ok(()))
     }

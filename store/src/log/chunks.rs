@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Segment,
-    frame::{FRAME_TAIL_BYTES, frame_tail},
+    frame::{FRAME_END, FRAME_TAIL_BYTES, frame_tail},
     packed::{Lost, lost},
 };
 use crate::{error::Damage, limits::OP_BYTES_MAX};
@@ -97,14 +97,24 @@ impl Chunks {
         Ok(last)
     }
 
-    /// `end`, if what ends there says that it began at `at`.
+    /// Where a frame ends, up to `end`, that says there that it began at `at`. Part of another one may lie behind it.
     pub(super) fn frame_ending(&mut self, at: u64, end: u64) -> io::Result<Option<u64>> {
-        let length = usize::try_from(end - at).unwrap_or(usize::MAX);
-        if length < FRAME_TAIL_BYTES {
-            return Ok(None);
+        let mut from = at;
+        while from + FRAME_TAIL_BYTES as u64 <= end {
+            let chunk = self.get(from, CHUNK_BYTES.min((end - from) as usize))?;
+            for (i, found) in chunk.windows(FRAME_TAIL_BYTES).enumerate() {
+                let ends = from + (i + FRAME_TAIL_BYTES) as u64;
+                if found[4..] == FRAME_END && found == frame_tail((ends - at) as usize) {
+                    return Ok(Some(ends));
+                }
+            }
+            if chunk.len() < FRAME_TAIL_BYTES {
+                break;
+            }
+            // The end of a frame may lie across the border.
+            from += (chunk.len() + 1 - FRAME_TAIL_BYTES) as u64;
         }
-        let found = self.get(end - FRAME_TAIL_BYTES as u64, FRAME_TAIL_BYTES)?;
-        Ok((found[..] == frame_tail(length)).then_some(end))
+        Ok(None)
     }
 
     /// Whether some sector between `at` and `end` holds nothing but zeros there.

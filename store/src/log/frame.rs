@@ -10,7 +10,7 @@ use crate::{
 };
 
 const START: [u8; 4] = *b"KOP>";
-const END: [u8; 4] = *b"<KOP";
+pub(crate) const FRAME_END: [u8; 4] = *b"<KOP";
 /// Sentinel, three lengths, CRC.
 pub(crate) const FRAME_HEAD_BYTES: usize = 20;
 pub(crate) const FRAME_TAIL_BYTES: usize = 8;
@@ -265,7 +265,7 @@ impl FrameHead {
 pub(crate) fn frame_tail(length: usize) -> [u8; FRAME_TAIL_BYTES] {
     let mut tail = [0; FRAME_TAIL_BYTES];
     tail[..4].copy_from_slice(&(length as u32).to_le_bytes());
-    tail[4..].copy_from_slice(&END);
+    tail[4..].copy_from_slice(&FRAME_END);
     tail
 }
 

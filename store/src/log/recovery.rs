@@ -99,7 +99,7 @@ pub(crate) fn cluster(disk: &dyn Disk) -> Result<[u8; 16], OpenError> {
     open_superblock(disk).map(|(_, superblock)| superblock.cluster)
 }
 
-fn open_superblock(disk: &dyn Disk) -> Result<(SuperblockFile, Superblock), OpenError> {
+pub(crate) fn open_superblock(disk: &dyn Disk) -> Result<(SuperblockFile, Superblock), OpenError> {
     SuperblockFile::open(disk).map_err(|error| match error {
         SuperblockError::Io(e) => io_error("opening", superblock::NAME)(e),
         SuperblockError::Format(found) => OpenError::Format { found, supported: super::FORMAT },

@@ -1,6 +1,7 @@
 //! Disks that are lost, and those that take their place.
 
 use super::{Damage, Event, Fault, Host, World};
+use crate::Replica;
 
 impl<H: Host> World<H> {
     /// Puts off what would leave no quorum with all that is committed.
@@ -26,7 +27,8 @@ impl<H: Host> World<H> {
     /// Whether the others have let a replaced disk in.
     pub(super) fn look_for_entry(&mut self, replica: u8) {
         let node = &mut self.nodes[usize::from(replica)];
-        if node.is_fresh() && node.host.as_ref().is_some_and(|h| h.replica().is_let_in()) {
+        let it = node.host.as_ref().and_then(Host::replica);
+        if node.is_fresh() && it.is_some_and(Replica::is_let_in) {
             node.let_in = node.incarnation;
             self.count("replaced disks let in");
             self.tell(&format!("r{replica} is let in"));

@@ -1,7 +1,7 @@
 //! The liveness phase: a core is healed, the rest stays broken, and the core must answer and converge.
 
 use super::{Checked, Damage, Host, Node, Stopped, Violation, Workload, World};
-use crate::{Op, Status, quorum};
+use crate::{Op, Replica, Status, quorum};
 
 impl<H: Host> World<H> {
     pub(super) fn in_core(&self, replica: u8) -> bool {
@@ -75,11 +75,14 @@ impl<H: Host> World<H> {
     /// The core has one view and one log, all of it committed.
     pub(super) fn converged(&self) -> bool {
         let of = |h: &H| {
-            let r = h.replica();
-            (r.status(), r.view(), r.commit(), r.op())
+            let r = h.replica()?;
+            Some((r.status(), r.view(), r.commit(), r.op()))
         };
-        let Some(first) = self.cores().next().map(of) else { return false };
-        let same = self.cores().all(|h| of(h) == first);
+        let Some(first) = self.cores().next().and_then(of) else { return false };
+        let same = self.cores().all(|h| of(h) == Some(first));
+        let whole =
+            |(r, n): (usize, &super::Node<H>)| !self.in_core(r as u8) || n.damage == Damage::None;
+        let same = same && self.nodes.iter().enumerate().all(whole);
         let count = self.cores().count() == self.core.count_ones() as usize;
         let all = Op(self.checker.canonical.len() as u64);
         let fresh = self.nodes.iter().any(Node::is_fresh);
@@ -89,14 +92,17 @@ impl<H: Host> World<H> {
     pub(super) fn stuck(&self) -> Violation {
         let mut what = String::new();
         for host in self.cores() {
-            let r = host.replica();
+            let Some(r) = host.replica() else {
+                what.push_str("one is not whole; ");
+                continue;
+            };
             let (id, status, view, log) = (r.id(), r.status(), r.view().0, r.log_view().0);
             let (op, commit) = (r.op(), r.commit());
             let line =
                 format!("{id}: {status:?} view {view} log view {log} op {op} commit {commit}; ");
             what.push_str(&line);
         }
-        let leads = self.cores().any(|h| h.replica().leads());
+        let leads = self.cores().any(|h| h.replica().is_some_and(Replica::leads));
         let invariant = if !leads {
             "L1"
         } else if self.answered < self.config.commands {
@@ -123,14 +129,16 @@ impl<H: Host> World<H> {
             if *known != content {
                 return Err(Violation::new("S11", format!("r{r} tells readers something else")));
             }
-            let commit = host.replica().commit();
+            let commit = host.replica().map_or(Op(0), Replica::commit);
             self.nodes[r].lost = true;
             self.power_off(r as u8, 0);
             let (now_ms, replicas) = (self.now_ms(), self.config.replicas);
             let again = H::open(&self.nodes[r].disk, now_ms, replicas, self.mutant);
             let again = again.map_err(stopped)?;
-            self.checker.started(again.replica())?;
-            let kept = again.replica().op() >= commit;
+            let whole = || Violation::new("S16", format!("r{r} is damaged in the end"));
+            let replica = again.replica().ok_or_else(whole)?;
+            self.checker.started(replica)?;
+            let kept = replica.op() >= commit;
             let content = again.content().map_err(stopped)?;
             let fewer = first.as_ref().is_none_or(|f| f.get(..content.len()) != Some(&content[..]));
             if !kept || fewer {

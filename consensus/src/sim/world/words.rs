@@ -37,7 +37,7 @@ impl<H: Host> World<H> {
     pub(super) fn watch(&mut self, replica: u8) {
         let node = &mut self.nodes[usize::from(replica)];
         let Some(host) = &node.host else { return };
-        let it = host.replica();
+        let Some(it) = host.replica() else { return };
         let (leads, op, commit) = (it.is_primary(), it.op(), it.commit());
         let (status, view, state) = (it.status(), it.view(), coverage::state(it));
         let before = std::mem::replace(&mut node.last, (status, view));

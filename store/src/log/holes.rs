@@ -1,0 +1,202 @@
+//! Places inside a log that cannot be read and that others can fill: what was there is known from what lies around it.
+//!
+//! Absent: what lies behind the last op that can be read. Recovery judges that.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use kimberlite_consensus::{Gap, Header, Identity, Op};
+
+use super::{
+    END_MARK_BYTES, FOLDER, HEAD_SAID_BYTES, Head, HeadForm, SEGMENT_HEAD_BYTES, Segment,
+    chunks::Chunks,
+    decode_segment_head, encode_segment_head, end_segment,
+    frame::{FRAME_TAIL_BYTES, FrameHead},
+    head_form, read_end_mark,
+    recovery::{Start, list_segments, read_frame},
+    segment_op,
+    walk::{ClosedFrames, Frame, resume},
+};
+use crate::{disk::Disk, index};
+
+/// A place that cannot be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Hole {
+    pub(crate) path: String,
+    /// Where it begins and ends.
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    /// Header of the op before it; `None` at the log's beginning.
+    pub(crate) before: Option<Header>,
+    /// The ops that it held.
+    pub(crate) gap: Gap,
+    /// The first op of the next segment, where the hole takes in this one's end mark.
+    ends: Option<u64>,
+}
+
+impl Hole {
+    /// What was in the hole is there again: so must be what closed the file behind it.
+    pub(crate) fn close(&self, disk: &dyn Disk) -> io::Result<()> {
+        let file = disk.open(&self.path)?;
+        match self.ends {
+            Some(next) => {
+                end_segment(&*file, self.to, next)?;
+                disk.sync_folder(FOLDER)
+            }
+            None => file.sync(),
+        }
+    }
+}
+
+/// What the log is known to be up to some place.
+struct Known {
+    cluster: [u8; 16],
+    op: Op,
+    identity: Identity,
+    header: Option<Header>,
+}
+
+impl Known {
+    fn follows(&self, head: &FrameHead) -> bool {
+        let previous = head.previous.as_ref().map_or(self.identity, Header::identity);
+        head.header.cluster == self.cluster
+            && head.header.op == self.op.next()
+            && head.header.parent == self.identity
+            && previous == self.identity
+    }
+
+    fn is(&mut self, header: Header) {
+        (self.op, self.identity) = (header.op, header.identity());
+        self.header = Some(header);
+    }
+}
+
+/// The first hole of a log. Heads of segments that do not hold are written anew on the way: all that they say is known.
+pub(crate) fn first(disk: &dyn Disk, cluster: [u8; 16]) -> io::Result<Option<Hole>> {
+    let files = list_segments(disk).map_err(io::Error::other)?;
+    let mut known = Known { cluster, op: Op(0), identity: Identity::root(cluster), header: None };
+    for (i, path) in files.iter().enumerate() {
+        let Some(first_op) = segment_op(path).filter(|op| *op == known.op.next().0) else {
+            return Err(io::Error::other("a segment is missing"));
+        };
+        mend_head(disk, path, Head { cluster, first_op, parent: known.identity })?;
+        let next = files.get(i + 1);
+        let segment = Arc::new(Segment::open(disk, path, first_op)?);
+        if let Some(hole) = in_segment(disk, &segment, next, &mut known)? {
+            return Ok(Some(hole));
+        }
+    }
+    Ok(None)
+}
+
+fn mend_head(disk: &dyn Disk, path: &str, head: Head) -> io::Result<()> {
+    let file = disk.open(path)?;
+    let mut said = [0; HEAD_SAID_BYTES];
+    let read = file.read_at(&mut said, 0)?;
+    if matches!(head_form(&said), Some(HeadForm::Packed { .. })) {
+        return Err(io::Error::other("a compressed segment cannot be filled"));
+    }
+    if decode_segment_head(&said[..read], head.cluster) == Some((head.first_op, head.parent)) {
+        return Ok(());
+    }
+    tracing::warn!(segment = path, "the head of a segment is written anew");
+    file.write_all_at(&encode_segment_head(head), 0)?;
+    file.sync()
+}
+
+fn in_segment(
+    disk: &dyn Disk,
+    segment: &Arc<Segment>,
+    next: Option<&String>,
+    known: &mut Known,
+) -> io::Result<Option<Hole>> {
+    let mut file = Chunks::new(segment)?;
+    let mut at = SEGMENT_HEAD_BYTES;
+    loop {
+        let mark = file.get(at, END_MARK_BYTES as usize)?;
+        if read_end_mark(&mark).is_some() && next.is_some() {
+            return Ok(None);
+        }
+        let read = read_frame(&mut file, at)?;
+        if let Ok((head, sections)) = read
+            && known.follows(&head)
+            && sections.iter().all(|(section, runs)| {
+                runs.as_ref().is_ok_and(|runs| index::holds(section, runs, None).is_ok())
+            })
+        {
+            at += head.length as u64;
+            known.is(head.header);
+            continue;
+        }
+        return hole_at(disk, segment, next, known, at);
+    }
+}
+
+/// What cannot be read at `at`; `None` where nothing is known to follow it.
+fn hole_at(
+    disk: &dyn Disk,
+    segment: &Arc<Segment>,
+    next: Option<&String>,
+    known: &Known,
+    at: u64,
+) -> io::Result<Option<Hole>> {
+    let path = segment.name.clone();
+    let (op, before) = (known.op.next(), known.header.clone());
+    let behind = resume(disk, known.cluster, &path, at + 1)?.filter(|s| s.header.op >= op);
+    if let Some(Start { header, frame: (to, _), .. }) = behind {
+        let gap = Gap { first: op, last: header.op, identity: header.identity() };
+        return Ok(Some(Hole { path, from: at, to, before, gap, ends: None }));
+    }
+    let Some(next) = next else { return Ok(None) };
+    let missing = || io::Error::other("what follows a damaged segment is damaged too");
+    let next_op = segment_op(next).ok_or_else(missing)?;
+    let mut said = [0; HEAD_SAID_BYTES];
+    let read = disk.open(next)?.read_at(&mut said, 0)?;
+    let said = decode_segment_head(&said[..read], known.cluster);
+    let identity = if let Some((_, parent)) = said {
+        parent
+    } else {
+        // The frame behind the head repeats the header that is wanted.
+        let start = resume(disk, known.cluster, next, SEGMENT_HEAD_BYTES)?;
+        let start = start.filter(|s| s.header.op.next().0 == next_op);
+        start.ok_or_else(missing)?.header.identity()
+    };
+    let to = segment.file().length()?.saturating_sub(END_MARK_BYTES);
+    let last = Op(next_op - 1);
+    if last < op {
+        // Only the end mark does not hold.
+        end_segment(&*segment.file(), at, next_op)?;
+        return first(disk, known.cluster);
+    }
+    let gap = Gap { first: op, last, identity };
+    Ok(Some(Hole { path, from: at, to, before, gap, ends: Some(next_op) }))
+}
+
+/// An op with its body, from a log that may have holes; `None` where it cannot be read.
+pub(crate) fn read(
+    disk: &dyn Disk,
+    cluster: [u8; 16],
+    op: Op,
+) -> io::Result<Option<(Header, Bytes)>> {
+    let files = list_segments(disk).map_err(io::Error::other)?;
+    let Some(path) = files.iter().rfind(|p| segment_op(p).is_some_and(|first| first <= op.0))
+    else {
+        return Ok(None);
+    };
+    let mut frames = ClosedFrames::open(disk, cluster, path)?;
+    while let Some(frame) = frames.next()? {
+        let Frame::Op { offset, length, header, sections } = frame else { continue };
+        if header.op < op {
+            continue;
+        }
+        if header.op > op || sections.iter().any(|(_, runs)| runs.is_err()) {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; length as usize];
+        frames.segment().file().read_exact_at(&mut bytes, offset)?;
+        let bytes = Bytes::from(bytes);
+        let head = FrameHead::decode(&bytes).map_err(io::Error::other)?;
+        return Ok(Some((header, bytes.slice(head.body_at..bytes.len() - FRAME_TAIL_BYTES))));
+    }
+    Ok(None)
+}
