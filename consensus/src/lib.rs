@@ -6,7 +6,7 @@
 //!
 //! # The protocol on one page
 //!
-//! **Views.** The primary of view `v` is replica `v mod n`. It prepares ops in order, several at a time; backups
+//! **Views.** The primary of view `v` is replica `v mod s`, of the `s` replicas that there may be. It prepares ops in order, several at a time; backups
 //! write them, and say so once they are durable under a durable log view; a quorum's word commits. Heartbeats tell how
 //! much is committed, with its identity. A primary that no quorum answers stops speaking.
 //!
@@ -37,8 +37,11 @@
 //! before an op that lets it in is committed, and that it knows so is durable. The members with their incarnations stand in
 //! headers, so that a vote of a lost disk is seen to be one in any log that knows better.
 //!
+//! **Standbys.** A replica that is no member follows like a backup and is silent: it is counted for nothing, leads nothing
+//! and wants no view. A view whose turn would be a standby's is passed over.
+//!
 //! A cluster of one is the same code: a quorum of one, no messages, no timers. `specs/decisions/0011-replication.md` has the
-//! choices and why each is safe. Absent: standbys, growth and shrinking (`specs/decisions/0014-members.md`), agreement on
+//! choices and why each is safe. Absent: growth and shrinking (`specs/decisions/0014-members.md`), agreement on
 //! time beyond op times that rise.
 
 #![warn(clippy::float_arithmetic, clippy::wildcard_enum_match_arm)]

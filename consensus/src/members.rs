@@ -5,7 +5,11 @@
 
 use bytes::Bytes;
 
-use crate::{limits::REPLICAS_MAX, message::ReplicaId};
+use crate::{
+    limits::REPLICAS_MAX,
+    message::ReplicaId,
+    quorum::{self, Voters},
+};
 
 /// The incarnation of every replica when a cluster begins.
 pub const FIRST_INCARNATION: u64 = 1;
@@ -42,6 +46,19 @@ impl Members {
     pub fn incarnation(&self, replica: ReplicaId) -> u64 {
         let seat = self.seats.iter().find(|s| s.replica == replica);
         seat.map_or(0, |s| s.incarnation)
+    }
+
+    /// Who votes.
+    pub fn voters(&self) -> Voters {
+        let mut voters = Voters::default();
+        self.seats.iter().for_each(|s| voters.add(s.replica));
+        voters
+    }
+
+    /// Whether a majority of the members is among these.
+    pub fn have_quorum(&self, who: Voters) -> bool {
+        let voters = self.voters();
+        voters.and(who).count() >= quorum::replication(voters.count())
     }
 
     /// The members once a replica goes on with another disk; `None` for who is no member, or was known by a later one.

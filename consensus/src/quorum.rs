@@ -32,6 +32,12 @@ impl Voters {
         self.0 &= !(1 << replica.0);
     }
 
+    /// Those that were counted in both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Whether it was counted.
     pub const fn has(self, replica: ReplicaId) -> bool {
         self.0 >> replica.0 & 1 == 1

@@ -16,6 +16,7 @@ use crate::sim::Mutant;
 use crate::{
     header::{Header, Identity, Op, View},
     limits::{PIPELINE_MAX, REPLICAS_MAX},
+    members::Members,
     message::{Entry, Envelope, Message, ReplicaId, Tail},
     quorum::{self, Voters},
     step::{Form, Input, Notice, Outbox, Output, Recovered, Superblock},
@@ -54,7 +55,10 @@ pub enum Status {
 #[derive(Debug)]
 pub struct Replica {
     me: ReplicaId,
-    replicas: u8,
+    /// Replicas that there may be; those that are no members follow as standbys.
+    slots: u8,
+    /// Who the members are before any op changes them.
+    first: Members,
     status: Status,
     /// What was last asked to be made durable. Its view and log view are this replica's.
     superblock: Superblock,
@@ -114,17 +118,20 @@ impl Replica {
     /// # Panics
     /// When the superblock's commit floor lies beyond a log that is whole: recovery reports that as damage.
     pub fn new(now_ms: u64, recovered: Recovered) -> Self {
-        let Recovered { superblock, replicas, tip, suffix, nonce } = recovered;
-        assert!((1..=REPLICAS_MAX).contains(&replicas) && superblock.replica < u32::from(replicas));
+        let Recovered { superblock, replicas, slots, tip, suffix, nonce } = recovered;
+        assert!(
+            (replicas..=REPLICAS_MAX).contains(&slots) && superblock.replica < u32::from(slots)
+        );
         let identity =
             tip.as_ref().map_or_else(|| Identity::root(superblock.cluster), Header::identity);
         let commit = tip.as_ref().map_or(Op(0), |h| h.op);
         let whole = superblock.uncertain || superblock.commit <= commit;
         assert!(whole, "the log ends below its commit floor");
-        let count = usize::from(replicas);
+        let count = usize::from(slots);
         let mut this = Self {
             me: ReplicaId(superblock.replica as u8),
-            replicas,
+            slots,
+            first: Members::first(replicas),
             status: Status::ViewChange,
             superblock,
             durable: superblock,
@@ -166,12 +173,12 @@ impl Replica {
         let has_log =
             self.superblock.log_view == self.superblock.view && !self.superblock.uncertain;
         let primary = self.primary_of(self.view()) == self.me;
-        if self.replicas == 1 || (has_log && !primary) {
+        if self.slots == 1 || (has_log && !primary) {
             self.status = Status::Normal;
         }
         // What a primary prepared and did not write before a crash, others may have: it must not prepare other ops
         // under the same numbers in the same view.
-        self.resigned = self.replicas > 1 && primary && self.log_view() == self.view();
+        self.resigned = self.slots > 1 && primary && self.log_view() == self.view();
         self.expect_primary(now_ms);
     }
 
@@ -251,7 +258,7 @@ impl Replica {
 
     /// Whether a request may be ordered here, now.
     pub fn takes_requests(&self) -> bool {
-        let room = self.replicas == 1 || self.op().0 < self.commit().0 + PIPELINE_MAX;
+        let room = self.slots == 1 || self.op().0 < self.commit().0 + PIPELINE_MAX;
         #[cfg(feature = "sim")]
         let room = room || self.has(Mutant::NoBound);
         self.leads() && room
@@ -265,15 +272,19 @@ impl Replica {
     /// A quorum was in this view when it heard this round of heartbeats: until that one began, no other view
     /// committed anything. In a cluster of one there is no other view.
     pub fn confirmed(&self) -> u64 {
-        let mut echoed = self.echoed.clone();
-        echoed[usize::from(self.me.0)] = u64::MAX;
+        let voters = self.members().voters();
+        let heard = (0..).map(ReplicaId).zip(self.echoed.iter().copied());
+        let heard = heard.filter(|(r, _)| voters.has(*r));
+        let mut echoed: Vec<u64> =
+            heard.map(|(r, round)| if r == self.me { u64::MAX } else { round }).collect();
         echoed.sort_unstable_by(|a, b| b.cmp(a));
-        echoed[usize::from(quorum::replication(self.replicas)) - 1]
+        let last = usize::from(quorum::replication(voters.count())) - 1;
+        echoed.get(last).copied().unwrap_or_default()
     }
 
-    /// How many replicas the cluster has.
-    pub fn replicas(&self) -> u8 {
-        self.replicas
+    /// Whether there are no others.
+    pub fn is_alone(&self) -> bool {
+        self.slots == 1
     }
 
     /// Takes one input and pushes what follows from it. `now_ms` never goes back while the process runs.
@@ -299,7 +310,7 @@ impl Replica {
 
     fn message(&mut self, now: u64, envelope: Envelope, out: &mut Outbox) {
         let Envelope { cluster, from, to, incarnation, message } = envelope;
-        let stranger = from.0 >= self.replicas || from == self.me || to != self.me;
+        let stranger = from.0 >= self.slots || from == self.me || to != self.me;
         if stranger || cluster != self.superblock.cluster {
             return out.push(Output::Notice(Notice::Misdirected));
         }
@@ -319,7 +330,7 @@ impl Replica {
             Message::Commit { view, op, identity, round } => {
                 if self.hears_primary(now, from, view, out) {
                     self.on_commit(now, op, identity, out);
-                    if self.is_let_in() {
+                    if self.counts_itself() {
                         let message = Message::Alive { view, round };
                         out.push(Output::Send { to: from, message });
                     }
@@ -357,12 +368,12 @@ impl Replica {
     }
 
     fn primary_of(&self, view: View) -> ReplicaId {
-        ReplicaId((view.0 % u64::from(self.replicas)) as u8)
+        ReplicaId((view.0 % u64::from(self.slots)) as u8)
     }
 
     fn others(&self) -> impl Iterator<Item = ReplicaId> + use<> {
         let me = self.me;
-        (0..self.replicas).map(ReplicaId).filter(move |r| *r != me)
+        (0..self.slots).map(ReplicaId).filter(move |r| *r != me)
     }
 
     fn send_all(&self, message: &Message, out: &mut Outbox) {
@@ -402,7 +413,7 @@ impl Replica {
     /// Whether what this replica says of the log of its view is durable.
     fn may_vouch(&self) -> bool {
         let normal = self.status == Status::Normal && self.durable.log_view == self.view();
-        normal && self.is_let_in()
+        normal && self.counts_itself()
     }
 
     fn write_superblock(&mut self, out: &mut Outbox) {

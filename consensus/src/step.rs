@@ -188,8 +188,11 @@ impl Superblock {
 pub struct Recovered {
     /// The superblock.
     pub superblock: Superblock,
-    /// How many replicas the cluster has.
+    /// How many replicas the cluster began with.
     pub replicas: u8,
+    /// How many it may have: views are led by turns of so many. Others than the members follow as standbys. It may
+    /// change from one start to the next only while there is one member.
+    pub slots: u8,
     /// Header of the last op that is known to be committed; `None` where there is none.
     pub tip: Option<Header>,
     /// Headers of the durable ops behind it: none in a cluster of one, where what is durable is committed.
@@ -201,6 +204,6 @@ pub struct Recovered {
 impl Recovered {
     /// Of a cluster of one, where what is durable is committed.
     pub fn alone(superblock: Superblock, tip: Option<Header>) -> Self {
-        Self { superblock, replicas: 1, tip, suffix: Vec::new(), nonce: 0 }
+        Self { superblock, replicas: 1, slots: 1, tip, suffix: Vec::new(), nonce: 0 }
     }
 }

@@ -55,7 +55,8 @@ pub(crate) struct SimDisk(Arc<SimulatedDisk>);
 #[derive(Debug)]
 pub(crate) struct SimHost {
     disk: Arc<SimulatedDisk>,
-    replicas: u8,
+    /// Members, and all replicas.
+    size: (u8, u8),
     mutant: Option<Mutant>,
     state: State,
     repaired: Vec<Op>,
@@ -97,12 +98,14 @@ impl Host for SimHost {
     fn open(
         disk: &SimDisk,
         now_ms: u64,
+        members: u8,
         replicas: u8,
         mutant: Option<Mutant>,
     ) -> Result<Self, Stopped> {
         let disk = Arc::clone(&disk.0);
-        let state = State::start(&disk, now_ms, replicas, mutant)?;
-        Ok(Self { disk, replicas, mutant, state, repaired: Vec::new() })
+        let state = State::start(&disk, now_ms, (members, replicas), mutant)?;
+        let size = (members, replicas);
+        Ok(Self { disk, size, mutant, state, repaired: Vec::new() })
     }
 
     fn crash(disk: &mut SimDisk, survives: &mut dyn FnMut() -> bool) {
@@ -134,12 +137,12 @@ impl Host for SimHost {
         self.repaired.append(&mut mending.repaired);
         let next = match mended {
             Mended::NotYet => return Ok(()),
-            Mended::Whole => State::mend(&self.disk, now_ms, self.replicas)?,
+            Mended::Whole => State::mend(&self.disk, now_ms, self.size)?,
             Mended::CutOff => None,
         };
         self.state = match next {
             Some(mending) => State::Mends(Box::new(mending)),
-            None => State::start(&self.disk, now_ms, self.replicas, self.mutant)?,
+            None => State::start(&self.disk, now_ms, self.size, self.mutant)?,
         };
         Ok(())
     }
@@ -148,7 +151,7 @@ impl Host for SimHost {
         if self.mutant == Some(Mutant::NoScrub) {
             return Ok(false);
         }
-        let Some(mending) = State::mend(&self.disk, now_ms, self.replicas)? else {
+        let Some(mending) = State::mend(&self.disk, now_ms, self.size)? else {
             return Ok(false);
         };
         self.state = State::Mends(Box::new(mending));
@@ -261,12 +264,12 @@ impl State {
     fn start(
         disk: &Arc<SimulatedDisk>,
         now_ms: u64,
-        replicas: u8,
+        size: (u8, u8),
         mutant: Option<Mutant>,
     ) -> Result<Self, Stopped> {
-        match Runs::open(disk, now_ms, replicas, mutant) {
+        match Runs::open(disk, now_ms, size, mutant) {
             Ok(runs) => Ok(Self::Runs(Box::new(runs))),
-            Err(Stopped(why)) => match Self::mend(disk, now_ms, replicas)? {
+            Err(Stopped(why)) => match Self::mend(disk, now_ms, size)? {
                 Some(mending) => Ok(Self::Mends(Box::new(mending))),
                 None => Err(Stopped(why)),
             },
@@ -277,9 +280,10 @@ impl State {
     fn mend(
         disk: &Arc<SimulatedDisk>,
         now_ms: u64,
-        replicas: u8,
+        size: (u8, u8),
     ) -> Result<Option<Mending>, Stopped> {
         let disk: Arc<dyn Disk> = Arc::clone(disk) as Arc<dyn Disk>;
+        let (_, replicas) = size;
         if replicas == 1 {
             return Ok(None);
         }
@@ -295,10 +299,11 @@ impl Runs {
     fn open(
         disk: &Arc<SimulatedDisk>,
         now_ms: u64,
-        replicas: u8,
+        size: (u8, u8),
         mutant: Option<Mutant>,
     ) -> Result<Self, Stopped> {
         let disk: Arc<dyn Disk> = Arc::clone(disk) as Arc<dyn Disk>;
+        let (members, replicas) = size;
         let holds = if replicas == 1 { 0 } else { kimberlite_consensus::limits::PIPELINE_MAX };
         let opened = opening::open(
             &disk,
@@ -334,7 +339,8 @@ impl Runs {
         let tip = opened.committed;
         let superblock = recovery.superblock;
         let nonce = chance::random();
-        let recovered = Recovered { superblock, replicas, tip, suffix, nonce };
+        let recovered =
+            Recovered { superblock, replicas: members, slots: replicas, tip, suffix, nonce };
         let mut replica = Replica::new(now_ms, recovered);
         if let Some(mutant) = mutant {
             replica.plant(mutant);

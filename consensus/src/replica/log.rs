@@ -80,7 +80,7 @@ impl Replica {
 
     pub(super) fn abandon(&mut self, after: Op) {
         assert!(after >= self.commit(), "committed ops stay");
-        assert!(self.replicas == 1, "others may have heard of it");
+        assert!(self.slots == 1, "others may have heard of it");
         self.suffix.retain(|p| p.header.op <= after);
     }
 }

@@ -6,25 +6,66 @@ use bytes::Bytes;
 
 use super::{Form, Notice, Outbox, Output, Replica, Vote};
 #[cfg(feature = "sim")]
+use crate::quorum;
+#[cfg(feature = "sim")]
 use crate::sim::Mutant;
 use crate::{
     header::Header,
     limits::RESEND_MS,
     members::{FIRST_INCARNATION, Members},
     message::{Entry, ReplicaId},
+    quorum::Voters,
     timer::Timer,
 };
 
-/// The incarnation that a replica counts with behind this op.
-fn incarnation(members: Option<&Members>, replica: ReplicaId) -> u64 {
-    members.map_or(FIRST_INCARNATION, |m| m.incarnation(replica))
-}
-
-fn members(header: Option<&Header>) -> Option<&Members> {
-    header.and_then(|h| h.members.as_ref())
-}
-
 impl Replica {
+    /// The members as of an op.
+    fn members_of<'a>(&'a self, header: Option<&'a Header>) -> &'a Members {
+        header.and_then(|h| h.members.as_ref()).unwrap_or(&self.first)
+    }
+
+    /// The members as of the log's end.
+    pub fn members(&self) -> &Members {
+        self.members_of(self.head())
+    }
+
+    /// Whether a quorum of the members as of an op is among these.
+    pub(super) fn have_quorum(&self, header: Option<&Header>, who: Voters) -> bool {
+        self.is_quorum(self.members_of(header), who)
+    }
+
+    /// Whether a quorum of these members is among those.
+    pub(super) fn is_quorum(&self, members: &Members, who: Voters) -> bool {
+        #[cfg(feature = "sim")]
+        if self.has(Mutant::StandbysCount) {
+            return who.count() >= quorum::replication(members.voters().count());
+        }
+        members.have_quorum(who)
+    }
+
+    /// Whether this replica may lead these members.
+    pub(super) fn may_lead(&self, members: &Members) -> bool {
+        #[cfg(feature = "sim")]
+        if self.has(Mutant::StandbysCount) {
+            return true;
+        }
+        members.voters().has(self.me)
+    }
+
+    pub(super) const fn first_members(&self) -> &Members {
+        &self.first
+    }
+
+    /// Whether what this replica says is for others to count: it is a member, and its disk is known. A standby follows
+    /// and is silent.
+    pub(super) fn counts_itself(&self) -> bool {
+        #[cfg(feature = "sim")]
+        if self.has(Mutant::StandbysCount) {
+            return self.is_let_in();
+        }
+        self.is_let_in() && self.members().voters().has(self.me)
+    }
+
     /// Whether this replica may vote and acknowledge: the others have let its disk in, as far as it knows.
     pub fn is_let_in(&self) -> bool {
         #[cfg(feature = "sim")]
@@ -36,8 +77,10 @@ impl Replica {
 
     /// Whether what is committed here lets this replica's disk in.
     pub(super) fn knows_its_disk(&self) -> bool {
-        let known = incarnation(members(self.tip()), self.me);
-        self.replicas == 1 || known >= self.superblock.incarnation
+        // The first disk has nothing to forget.
+        let first = self.superblock.incarnation == FIRST_INCARNATION;
+        let known = self.members_of(self.tip()).incarnation(self.me);
+        self.slots == 1 || first || known >= self.superblock.incarnation
     }
 
     /// Ops were committed. It has to be durable that they let this disk in: else a restart might forget what others count on.
@@ -58,14 +101,16 @@ impl Replica {
 
     /// Whether an op of this replica's own waits for [`crate::Input::Order`].
     pub fn wants_order(&self) -> bool {
-        self.replicas > 1 && self.takes_requests() && self.stranger().is_some()
+        self.slots > 1 && self.takes_requests() && self.stranger().is_some()
     }
 
     /// Somebody who speaks with a later disk than the log knows of.
     fn stranger(&self) -> Option<(ReplicaId, u64)> {
-        let known = members(self.head());
+        let known = self.members();
+        let voters = known.voters();
         let heard = (0..).map(ReplicaId).zip(self.incarnations.iter().copied());
-        heard.into_iter().find(|(r, newest)| *r != self.me && *newest > incarnation(known, *r))
+        let mut others = heard.filter(|(r, _)| *r != self.me && voters.has(*r));
+        others.find(|(r, newest)| *newest > known.incarnation(*r))
     }
 
     /// As primary: lets a replaced disk in.
@@ -74,9 +119,7 @@ impl Replica {
         if !self.takes_requests() {
             return;
         }
-        let before = members(self.head()).cloned();
-        let before = before.unwrap_or_else(|| Members::first(self.replicas));
-        let Some(next) = before.with_reset(replica, newest) else { return };
+        let Some(next) = self.members().with_reset(replica, newest) else { return };
         // It says nothing of when: its time is just behind the last op's, whatever a clock shows.
         let time_us = self.head().map_or(0, |h| h.time_us + 1);
         let header = self.successor(time_us, Some(next), Bytes::new());
@@ -93,41 +136,46 @@ impl Replica {
 
     /// Whether an op's members follow from those of the log's end.
     pub(super) fn members_follow(&self, header: &Header) -> bool {
-        match (members(self.head()), &header.members) {
-            (None, None) => true,
-            (Some(_), None) => false,
-            (Some(before), Some(next)) => before == next || next.is_step_from(before),
-            (None, Some(next)) => next.is_step_from(&Members::first(self.replicas)),
+        let before = self.head().and_then(|h| h.members.as_ref());
+        match &header.members {
+            None => before.is_none(),
+            Some(next) => before == Some(next) || next.is_step_from(self.members()),
         }
     }
 
     /// Whether what a replica says counts in this log.
     pub(super) fn counts(&self, from: ReplicaId, said_by: u64) -> bool {
-        said_by == incarnation(members(self.head()), from)
+        #[cfg(feature = "sim")]
+        if self.has(Mutant::StandbysCount) {
+            return true;
+        }
+        said_by == self.members().incarnation(from)
     }
 
     /// An op stands at the log's end: what older disks said of any op counts for nothing now.
     pub(super) fn forget_lost_disks(&mut self, header: &Header) {
-        let before = members(self.head());
-        if header.members.as_ref() == before {
-            return;
-        }
-        let lost: Vec<ReplicaId> = (0..self.replicas)
-            .map(ReplicaId)
-            .filter(|r| incarnation(before, *r) < incarnation(header.members.as_ref(), *r))
-            .collect();
+        let Some(next) = &header.members else { return };
+        let before = self.members();
+        let rises = |r: &ReplicaId| before.incarnation(*r) < next.incarnation(*r);
+        let lost: Vec<ReplicaId> = (0..self.slots).map(ReplicaId).filter(rises).collect();
         for replica in lost {
             let r = usize::from(replica.0);
             self.suffix.iter_mut().for_each(|p| p.acks.remove(replica));
             (self.echoed[r], self.votes[r], self.wishes[r]) = (0, None, None);
-            let newest = &mut self.incarnations[r];
-            *newest = (*newest).max(incarnation(header.members.as_ref(), replica));
+            self.incarnations[r] = self.incarnations[r].max(next.incarnation(replica));
         }
     }
 
     /// Those of whose votes none was said by a disk that another has replaced, as any of the voters' logs has it.
-    pub(super) fn standing<'a>(votes: &[&'a Vote]) -> Vec<&'a Vote> {
-        let known = |r| votes.iter().map(|v| incarnation(v.tail.members(), r)).max();
+    pub(super) fn standing<'a>(&self, votes: &[&'a Vote]) -> Vec<&'a Vote> {
+        #[cfg(feature = "sim")]
+        if self.has(Mutant::StandbysCount) {
+            return votes.to_vec();
+        }
+        let known = |r| {
+            let members = |v: &&Vote| v.tail.members().unwrap_or(&self.first).incarnation(r);
+            votes.iter().map(members).max()
+        };
         let stands = |v: &&Vote| known(v.from) == Some(v.incarnation);
         votes.iter().copied().filter(stands).collect()
     }
@@ -140,7 +188,7 @@ impl Replica {
         out: &mut Outbox,
     ) -> bool {
         let newest = self.incarnations[usize::from(from.0)];
-        let lost = said_by < newest.max(incarnation(members(self.head()), from));
+        let lost = said_by < newest.max(self.members().incarnation(from));
         if lost {
             out.push(Output::Notice(Notice::OldIncarnation));
         }

@@ -13,7 +13,7 @@ use crate::{
     },
     members::Members,
     message::{Entry, Message, ReplicaId},
-    quorum,
+    quorum::Voters,
     timer::Timer,
 };
 
@@ -78,11 +78,16 @@ impl Replica {
     }
 
     /// As primary: commits what a quorum has.
-    fn count(&mut self, out: &mut Outbox) {
-        let quorum = quorum::replication(self.replicas);
-        #[cfg(feature = "sim")]
-        let quorum = quorum - u8::from(self.has(Mutant::SmallQuorum));
-        let have = |p: &Pending| p.durable && p.acks.count() + 1 >= quorum;
+    pub(super) fn count(&mut self, out: &mut Outbox) {
+        let have = |p: &Pending| {
+            let mut who = p.acks;
+            who.add(self.me);
+            #[cfg(feature = "sim")]
+            if self.has(Mutant::SmallQuorum) {
+                self.others().filter(|r| !p.acks.has(*r)).take(1).for_each(|r| who.add(r));
+            }
+            p.durable && self.have_quorum(Some(&p.header), who)
+        };
         let count = self.suffix.iter().take_while(|p| have(p)).count() as u64;
         self.sure = self.sure.max(Op(self.commit().0 + count));
         self.advance(out);
@@ -246,7 +251,7 @@ impl Replica {
     }
 
     pub(super) fn tick(&mut self, now: u64, out: &mut Outbox) {
-        if self.replicas == 1 {
+        if self.slots == 1 {
             return;
         }
         if self.is_primary() {
@@ -270,10 +275,13 @@ impl Replica {
     }
 
     fn lead(&mut self, now: u64, out: &mut Outbox) {
-        let me = usize::from(self.me.0);
-        let heard = |(r, at): (usize, &u64)| r == me || now < at + ABDICATE_MS;
-        let heard = self.heard_ms.iter().enumerate().filter(|(r, at)| heard((*r, *at))).count();
-        if heard < usize::from(quorum::replication(self.replicas)) {
+        let mut heard = Voters::default();
+        for (replica, at) in (0..).map(ReplicaId).zip(&self.heard_ms) {
+            if replica == self.me || now < at + ABDICATE_MS {
+                heard.add(replica);
+            }
+        }
+        if !self.have_quorum(self.head(), heard) {
             // Whoever still hears this replica should look for one that is heard too.
             self.resigned = true;
             out.push(Output::Deposed);

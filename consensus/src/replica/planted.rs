@@ -29,6 +29,7 @@ impl Replica {
             | Mutant::AckEarly
             | Mutant::VoteEarly
             | Mutant::VotesBeforeReset
+            | Mutant::StandbysCount
             | Mutant::OwnLog
             | Mutant::CutOnLeaving
             | Mutant::VoteUncertain

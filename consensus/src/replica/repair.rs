@@ -53,9 +53,9 @@ impl Replica {
         if !late && self.primary() != self.me {
             return self.primary();
         }
-        self.fetch_round = (self.fetch_round + 1) % self.replicas;
+        self.fetch_round = (self.fetch_round + 1) % self.slots;
         if self.fetch_round == self.me.0 {
-            self.fetch_round = (self.fetch_round + 1) % self.replicas;
+            self.fetch_round = (self.fetch_round + 1) % self.slots;
         }
         ReplicaId(self.fetch_round)
     }

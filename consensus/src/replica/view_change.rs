@@ -8,7 +8,7 @@ use crate::{
     header::{Op, View},
     limits::{RESEND_MS, WISH_MS},
     message::{Message, ReplicaId, Tail},
-    quorum,
+    quorum::{self, Voters},
     timer::Timer,
 };
 
@@ -32,12 +32,12 @@ pub(super) struct Wish {
 impl Replica {
     /// Wants another view than this one, and says so from time to time. Nothing changes here before a quorum does.
     pub(super) fn wish(&mut self, now: u64, out: &mut Outbox) {
-        if !self.is_let_in() {
+        if !self.counts_itself() {
             return;
         }
         let fresh = self.wishes.iter().flatten().filter(|w| now < w.at_ms + WISH_MS);
         let farthest = fresh.map(|w| w.view).max().unwrap_or_default();
-        let view = farthest.max(View(self.view().0 + 1));
+        let view = farthest.max(self.next_view());
         let mine = &mut self.wishes[usize::from(self.me.0)];
         let said = mine.is_some_and(|w| w.view == view && now < w.at_ms + RESEND_MS);
         if said {
@@ -47,6 +47,14 @@ impl Replica {
         let joined = self.durable.view;
         self.send_all(&Message::StartViewChange { view, joined }, out);
         self.join_wishes(now, out);
+    }
+
+    /// The next view that a member leads, as far as this log knows the members.
+    fn next_view(&self) -> View {
+        let voters = self.members().voters();
+        let next = self.view().0 + 1;
+        let mut turns = (next..next + u64::from(self.slots)).map(View);
+        turns.find(|view| voters.has(self.primary_of(*view))).unwrap_or(View(next))
     }
 
     pub(super) fn on_start_view_change(
@@ -69,10 +77,12 @@ impl Replica {
 
     /// Goes to the latest view that a quorum wants, or a later one.
     fn join_wishes(&mut self, now: u64, out: &mut Outbox) {
-        let fresh = self.wishes.iter().flatten().filter(|w| now < w.at_ms + WISH_MS);
+        let voters = self.members().voters();
+        let wishes = (0..).map(ReplicaId).zip(&self.wishes).filter(|(r, _)| voters.has(*r));
+        let fresh = wishes.filter_map(|(_, w)| w.filter(|w| now < w.at_ms + WISH_MS));
         let mut views: Vec<View> = fresh.map(|w| w.view).collect();
         views.sort_unstable_by(|a, b| b.cmp(a));
-        let quorum = usize::from(quorum::view_change(self.replicas));
+        let quorum = usize::from(quorum::view_change(voters.count()));
         if let Some(view) = views.get(quorum - 1)
             && *view > self.view()
         {
@@ -115,7 +125,7 @@ impl Replica {
         if self.has(Mutant::LogViewAhead) {
             self.superblock.log_view = View(self.view().0 + 1);
         }
-        if self.has(Mutant::CutOnLeaving) && self.replicas > 1 {
+        if self.has(Mutant::CutOnLeaving) && self.slots > 1 {
             self.sure = self.commit();
             self.truncate(self.commit(), out);
         }
@@ -139,7 +149,7 @@ impl Replica {
 
     /// What this replica has, once it has durably left all earlier views; nothing while it may have had more.
     fn own_vote(&self) -> Option<Vote> {
-        let durable = self.durable.view == self.view() && !self.resigned && self.is_let_in();
+        let durable = self.durable.view == self.view() && !self.resigned && self.counts_itself();
         let certain = !self.durable.uncertain;
         #[cfg(feature = "sim")]
         let certain = certain || self.has(Mutant::VoteUncertain);
@@ -166,7 +176,7 @@ impl Replica {
     pub(super) fn press(&mut self, now: u64, out: &mut Outbox) {
         if self.goal.is_some() {
             self.pursue(now, out);
-        } else if self.superblock.uncertain || !self.is_let_in() {
+        } else if self.superblock.uncertain || !self.counts_itself() {
             self.ask_for_view(out);
         } else {
             self.say_vote(out);
@@ -225,13 +235,19 @@ impl Replica {
         let Some(own) = self.own_vote() else { return };
         let mut votes: Vec<&Vote> = self.votes.iter().flatten().collect();
         votes.push(&own);
-        let votes = Self::standing(&votes);
-        let own_stands = votes.iter().any(|v| v.from == self.me);
-        if !own_stands || votes.len() < usize::from(quorum::view_change(self.replicas)) {
+        let votes = self.standing(&votes);
+        let best = votes.iter().max_by_key(|v| (v.log_view, v.tail.op())).copied();
+        let Some(best) = best else { return };
+        // Who decides are the members as of the end of the log that is chosen.
+        let mut who = Voters::default();
+        for vote in &votes {
+            who.add(vote.from);
+        }
+        let (end, own_stands) = (best.tail.members(), who.has(self.me));
+        let members = end.unwrap_or_else(|| self.first_members());
+        if !own_stands || !self.is_quorum(members, who) || !self.may_lead(members) {
             return;
         }
-        let best = votes.iter().max_by_key(|v| (v.log_view, v.tail.op())).copied();
-        let best = best.expect("not empty");
         #[cfg(feature = "sim")]
         let best = if self.has(Mutant::OwnLog) { &own } else { best };
         let farthest = votes.iter().max_by_key(|v| v.tail.commit).expect("not empty");

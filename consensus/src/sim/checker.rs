@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Entry, FIRST_INCARNATION, Header, Identity, Message, Op, Replica, Superblock, View,
+    Entry, FIRST_INCARNATION, Header, Identity, Members, Message, Op, Replica, Superblock, View,
     limits::{PIPELINE_MAX, SUFFIX_MAX},
     message::ReplicaId,
     quorum::{self, Voters},
@@ -66,7 +66,8 @@ fn hold(
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Checker {
-    replicas: u8,
+    members: Members,
+    alone: bool,
     /// Every op that was ever committed by anybody, with the time and view of its header.
     pub(super) canonical: Vec<(Identity, View, i64)>,
     /// The view in which each was committed first.
@@ -91,10 +92,11 @@ pub(super) struct Checker {
 }
 
 impl Checker {
-    pub(super) fn new(replicas: u8) -> Self {
+    pub(super) fn new(members: u8, replicas: u8) -> Self {
         let count = usize::from(replicas);
         Self {
-            replicas,
+            members: Members::first(members),
+            alone: replicas == 1,
             canonical: Vec::new(),
             committed_in: Vec::new(),
             states: BTreeMap::new(),
@@ -162,7 +164,7 @@ impl Checker {
             // A frame that nobody saw being written.
             let Some(identity) = known.copied() else { return Ok(()) };
             let copies = self.copies(at, identity);
-            hold(copies >= usize::from(quorum::replication(self.replicas)), "S3", || {
+            hold(copies >= usize::from(self.quorum()), "S3", || {
                 format!("r{r} calls op {} committed, with {copies} copies", at + 1)
             })?;
             let (_, view, time) = self.canonical.last().copied().unwrap_or_default();
@@ -172,9 +174,15 @@ impl Checker {
         Ok(())
     }
 
-    /// How many disks have an op, or had it when they were lost.
+    fn quorum(&self) -> u8 {
+        quorum::replication(self.members.voters().count())
+    }
+
+    /// How many members' disks have an op, or had it when they were lost.
     fn copies(&self, at: usize, identity: Identity) -> usize {
-        let disks = self.durable.iter().zip(&self.lost);
+        let voters = self.members.voters();
+        let disks = self.durable.iter().zip(&self.lost).zip((0..).map(ReplicaId));
+        let disks = disks.filter(|(_, r)| voters.has(*r)).map(|(disks, _)| disks);
         disks.filter(|(d, l)| [d, l].iter().any(|i| i.get(at) == Some(&identity))).count()
     }
 
@@ -185,10 +193,11 @@ impl Checker {
             disk.len() >= self.canonical.len()
                 && ops.into_iter().all(|(c, d)| c.0 == *d || *d == Identity::default())
         };
-        let honest = |o: usize| o != r && o != liar;
+        let voters = self.members.voters();
+        let honest = |o: usize| o != r && o != liar && voters.has(ReplicaId(o as u8));
         let others = self.durable.iter().enumerate();
         let others = others.filter(|(o, disk)| honest(*o) && whole(disk));
-        r != liar && others.count() >= usize::from(quorum::replication(self.replicas))
+        r != liar && others.count() >= usize::from(self.quorum())
     }
 
     /// A replica's disk is lost; another one takes its place.
@@ -252,10 +261,12 @@ impl Checker {
         for at in after.0 as usize..self.durable[r].len() {
             let (op, identity) = (Op(at as u64 + 1), self.durable[r][at]);
             let committed = self.canonical.get(at).is_some_and(|c| c.0 == identity);
-            let quorum = quorum::replication(self.replicas);
+            let quorum = self.quorum();
             let acked = self.acks.range((op, View(0))..=(op, View(u64::MAX)));
             let acked = acked
-                .filter(|(_, (of, voters))| *of == identity && voters.count() >= quorum)
+                .filter(|(_, (of, voters))| {
+                    *of == identity && voters.and(self.members.voters()).count() >= quorum
+                })
                 .count();
             hold(!committed && acked == 0, "S10", || format!("r{r} cut op {op}"))?;
         }
@@ -287,7 +298,7 @@ impl Checker {
         self.canonical.push((identity, header.view, header.time_us));
         self.committed_in.push(view);
         let copies = self.copies(at, identity);
-        hold(copies >= usize::from(quorum::replication(self.replicas)), "S3", || {
+        hold(copies >= usize::from(self.quorum()), "S3", || {
             format!("op {op} is committed with {copies} copies")
         })
     }
@@ -306,8 +317,8 @@ impl Checker {
             format!("{r} committed {}", replica.commit())
         })?;
         let pending = replica.op().0 - replica.commit().0;
-        let most = if self.replicas == 1 { u64::MAX } else { SUFFIX_MAX };
-        let own = if replica.leads() && self.replicas > 1 { PIPELINE_MAX } else { most };
+        let most = if self.alone { u64::MAX } else { SUFFIX_MAX };
+        let own = if replica.leads() && !self.alone { PIPELINE_MAX } else { most };
         hold(pending <= own, "S19", || format!("{r} has {pending} ops in flight"))?;
         if !replica.is_primary() {
             return Ok(());

@@ -43,13 +43,14 @@ pub trait Host: Sized {
 
     /// An empty disk for a replica; its first one has incarnation 1.
     fn format(replica: u8, incarnation: u64, mutant: Option<Mutant>) -> Self::Disk;
-    /// Starts from what the disk holds.
+    /// Starts from what the disk holds, as one of `replicas`, of which the first so many are members.
     ///
     /// # Errors
     /// Why that cannot be.
     fn open(
         disk: &Self::Disk,
         now_ms: u64,
+        members: u8,
         replicas: u8,
         mutant: Option<Mutant>,
     ) -> Result<Self, Stopped>;

@@ -239,8 +239,10 @@ macro_rules! config {
 config! {
     /// From which all else is drawn.
     seed: u64,
-    /// Replicas of the cluster.
+    /// Replicas, with those that are no members.
     replicas: u8,
+    /// The first so many are members of the cluster; the rest follow.
+    members: u8,
     /// Clients.
     clients: u64,
     /// Commands that are answered before the run ends.
@@ -282,9 +284,12 @@ impl Config {
         let mut rate = |most: u64| if r.per_mille(500) { 0 } else { r.between(1, most) };
         let (loss, twice) = (rate(120), rate(150));
         let (replayed, corrupted, misdirected) = (rate(20), rate(20), rate(10));
+        let members = [1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 6][random.below(12) as usize];
+        let standbys = [0, 0, 0, 1, 1, 2][Prng::new(seed ^ 0x57a).below(6) as usize];
         Self {
             seed,
-            replicas: [1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 6][random.below(12) as usize],
+            replicas: members + standbys,
+            members,
             clients: random.between(8, 16),
             commands: 2000,
             safety_us: random.between(6_000_000, 12_000_000),
@@ -307,7 +312,7 @@ impl Config {
     #[must_use]
     pub fn with_liar(self) -> Self {
         let mut random = Prng::new(self.seed ^ 0x11a4_u64.rotate_left(32));
-        let replicas = self.replicas.max(3);
+        let replicas = self.members.max(3);
         let liar = random.below(u64::from(replicas)) as u8;
         // In every other run, only what must not break agreement.
         let harmless = random.per_mille(500);
@@ -317,7 +322,7 @@ impl Config {
         for lie in all {
             lies |= if random.per_mille(250) { lie.bit() } else { 0 };
         }
-        Self { replicas, liar, lies, ..self }
+        Self { replicas, members: replicas, liar, lies, ..self }
     }
 
     /// What would be simpler, the simplest last. Replicas stay: faults name them.
@@ -356,7 +361,7 @@ impl Config {
     pub fn schedule(&self) -> Vec<Planned> {
         let mut random = Prng::new(self.seed ^ 0xfau64.rotate_left(40));
         let mut kinds: Vec<u64> = (0..Fault::KINDS as u64).collect();
-        if self.replicas < 3 {
+        if self.members < 3 {
             // There is no quorum of others.
             kinds.remove(9);
         }
@@ -401,7 +406,10 @@ impl Config {
                 let bit = random.below(1 << 20);
                 Fault::Damage { replica, back, bit, down_ms: random.between(10, 1500) }
             }
-            9 => Fault::LoseDisk { replica, down_ms: random.between(10, 1500) },
+            9 => Fault::LoseDisk {
+                replica: replica % self.members,
+                down_ms: random.between(10, 1500),
+            },
             10 => Fault::Stall { replica, ms },
             11 => Fault::Cut { replica, hears: random.per_mille(500), ms },
             12 => Fault::Away { client: random.below(self.clients) as u8, ms },

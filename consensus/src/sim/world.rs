@@ -146,7 +146,7 @@ impl<H: Host> World<H> {
             load,
             network,
             liar: Liar::new(&config, Prng::new(config.seed ^ 0x11a5)),
-            checker: Checker::new(config.replicas),
+            checker: Checker::new(config.members, config.replicas),
             random,
             answered: 0,
             core: 0,
@@ -582,12 +582,13 @@ impl<H: Host> World<H> {
     }
 
     fn power_on(&mut self, replica: u8) -> Checked {
-        let (now_ms, replicas, mutant) = (self.now_ms(), self.config.replicas, self.mutant);
+        let (now_ms, mutant) = (self.now_ms(), self.mutant);
+        let Config { members, replicas, .. } = self.config;
         let node = &mut self.nodes[usize::from(replica)];
         if node.host.is_some() || node.lost {
             return Ok(());
         }
-        let host = H::open(&node.disk, now_ms, replicas, mutant)
+        let host = H::open(&node.disk, now_ms, members, replicas, mutant)
             .map_err(|Stopped(why)| Violation::new("HOST", format!("r{replica}: {why}")))?;
         (node.works, node.seals) = (false, false);
         node.run += 1;

@@ -5,7 +5,7 @@
 
 mod byzantine;
 mod damage;
-mod lost_disk;
+mod members;
 mod scene;
 mod traps;
 
@@ -15,7 +15,7 @@ fn each_scene_that_the_table_of_traps_names_is_there() {
     let scenes = [
         include_str!("traps.rs"),
         include_str!("damage.rs"),
-        include_str!("lost_disk.rs"),
+        include_str!("members.rs"),
         include_str!("byzantine.rs"),
     ];
     let table = include_str!("../../../specs/decisions/0015-liars-and-traps.md");

@@ -30,14 +30,20 @@ pub(crate) struct Scene {
     pub(crate) now: u64,
     pub(crate) actors: Vec<Actor>,
     pub(crate) wire: Vec<Envelope>,
+    replicas: u8,
 }
 
 impl Scene {
     pub(crate) fn new(replicas: u8) -> Self {
+        Self::with_standbys(replicas, replicas)
+    }
+
+    /// So many members, and others that follow.
+    pub(crate) fn with_standbys(replicas: u8, slots: u8) -> Self {
         let actor = |r: u8| {
             let superblock = Superblock { replica: u32::from(r), ..Superblock::fresh(CLUSTER) };
             let recovered =
-                Recovered { superblock, replicas, tip: None, suffix: Vec::new(), nonce: 1 };
+                Recovered { superblock, replicas, slots, tip: None, suffix: Vec::new(), nonce: 1 };
             Actor {
                 replica: Replica::new(0, recovered),
                 jobs: Vec::new(),
@@ -47,8 +53,8 @@ impl Scene {
                 notices: Vec::new(),
             }
         };
-        let actors = (0..replicas).map(actor).collect();
-        Self { now: 0, actors, wire: Vec::new() }
+        let actors = (0..slots).map(actor).collect();
+        Self { now: 0, actors, wire: Vec::new(), replicas }
     }
 
     /// A cluster whose first elected primary leads: returns it.
@@ -168,7 +174,7 @@ impl Scene {
 
     /// A replica stops at once, and starts again from what its disk holds.
     pub(crate) fn restart(&mut self, r: usize) {
-        let replicas = self.actors.len() as u8;
+        let (replicas, slots) = (self.replicas, self.actors.len() as u8);
         let now = self.now;
         let actor = &mut self.actors[r];
         actor.jobs.clear();
@@ -177,6 +183,7 @@ impl Scene {
         let recovered = Recovered {
             superblock: actor.superblock,
             replicas,
+            slots,
             tip: committed.last().cloned(),
             suffix: suffix.to_vec(),
             nonce: now + 2,

@@ -23,7 +23,7 @@ impl<H: Host> World<H> {
     /// Some ops on a replica's disk are damaged, `back` ops before the last one and around there: while it runs, or
     /// over a crash.
     pub(super) fn damage(&mut self, replica: u8, back: u64, bit: u64, down_ms: u64) {
-        let all = self.config.replicas;
+        let all = self.config.members;
         let spare = usize::from(all - quorum::replication(all));
         let r = usize::from(replica);
         let others = self.nodes.iter();

@@ -1,6 +1,6 @@
 //! The liveness phase: a core is healed, the rest stays broken, and the core must answer and converge.
 
-use super::{Checked, Damage, Host, Node, Stopped, Violation, Workload, World};
+use super::{Checked, Config, Damage, Host, Node, Stopped, Violation, Workload, World};
 use crate::{Op, Replica, Status, quorum};
 
 impl<H: Host> World<H> {
@@ -10,15 +10,18 @@ impl<H: Host> World<H> {
 
     pub(super) fn heal(&mut self) -> Checked {
         let all = self.config.replicas;
-        let size = quorum::view_change(all).max(quorum::replication(all));
+        let members = self.config.members;
+        let size = quorum::view_change(members).max(quorum::replication(members));
         while self.core.count_ones() < u32::from(size) {
-            let replica = self.random.below(u64::from(all)) as u8;
+            let replica = self.random.below(u64::from(members)) as u8;
             // Who lies or is not let in counts for nothing.
             let counts =
                 replica != self.config.liar && !self.nodes[usize::from(replica)].is_fresh();
             self.core |= u16::from(counts) << replica;
         }
         for replica in 0..all {
+            let follows = replica >= members && self.random.per_mille(500);
+            self.core |= u16::from(follows) << replica;
             self.core |= u16::from(self.nodes[usize::from(replica)].is_fresh()) << replica;
         }
         if self.nodes.iter().any(|n| n.damage != Damage::None) {
@@ -132,8 +135,9 @@ impl<H: Host> World<H> {
             let commit = host.replica().map_or(Op(0), Replica::commit);
             self.nodes[r].lost = true;
             self.power_off(r as u8, 0);
-            let (now_ms, replicas) = (self.now_ms(), self.config.replicas);
-            let again = H::open(&self.nodes[r].disk, now_ms, replicas, self.mutant);
+            let now_ms = self.now_ms();
+            let Config { members, replicas, .. } = self.config;
+            let again = H::open(&self.nodes[r].disk, now_ms, members, replicas, self.mutant);
             let again = again.map_err(stopped)?;
             let whole = || Violation::new("S16", format!("r{r} is damaged in the end"));
             let replica = again.replica().ok_or_else(whole)?;

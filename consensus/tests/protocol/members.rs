@@ -1,4 +1,4 @@
-//! Disks that are lost, and those that take their place.
+//! Who is counted: disks that are lost, those that take their place, standbys.
 
 use kimberlite_consensus::{Envelope, Message, Op, ReplicaId, Tail, View};
 
@@ -93,4 +93,26 @@ fn a_vote_of_a_lost_disk_does_not_count() {
     scene.wire = vec![envelope(another, 1, known)];
     scene.deliver(|_| true);
     assert!(began(&scene), "three votes are");
+}
+
+/// Trap 25: a standby follows, and neither what it says nor what it does not hear moves anybody.
+#[test]
+fn a_standby_follows_and_counts_for_nothing() {
+    let mut scene = Scene::with_standbys(3, 5);
+    scene.pass(3_000);
+    let leader = scene.leader().unwrap();
+    assert!(leader < 3);
+    let header = scene.request(leader);
+    assert!(!pass_watching(&mut scene, 1_000, 3, |_| true));
+    assert!(scene.actors.iter().all(|a| a.committed == header.op));
+    // Deaf standbys do not look for another primary.
+    let view = scene.view(leader);
+    scene.pass_with(4_000, |e| e.to.0 < 3);
+    assert_eq!((scene.leader(), scene.view(leader)), (Some(leader), view));
+    // One member with all standbys orders nothing and leads nothing.
+    let header = scene.request(leader);
+    let left = |r: ReplicaId| usize::from(r.0) == leader || r.0 >= 3;
+    scene.pass_with(4_000, |e| left(e.to) && left(e.from));
+    assert!(scene.actors.iter().all(|a| a.committed < header.op));
+    assert_eq!(scene.leader(), None);
 }
