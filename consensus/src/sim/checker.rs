@@ -234,6 +234,11 @@ impl Checker {
         Ok(())
     }
 
+    /// What lies on a replica's disk.
+    pub(super) fn on_disk(&self, replica: u8) -> &[Identity] {
+        &self.durable[usize::from(replica)]
+    }
+
     /// A replica's power goes.
     pub(super) fn stopped(&mut self, replica: &Replica) {
         let r = usize::from(replica.id().0);

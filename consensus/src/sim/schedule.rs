@@ -325,6 +325,30 @@ impl Config {
         Self { replicas, members: replicas, liar, lies, ..self }
     }
 
+    /// One that models can follow, and its faults: few ops, no disk that loses what it was told to keep.
+    pub fn traced(seed: u64) -> (Self, Vec<Planned>) {
+        let drawn = Self::draw(seed);
+        let config = Self {
+            replicas: 3,
+            members: 3,
+            clients: 1,
+            commands: 4,
+            safety_us: 2_500_000,
+            loss: 0,
+            twice: 0,
+            replayed: 0,
+            corrupted: 0,
+            misdirected: 0,
+            unheard: 0,
+            asked_twice: 0,
+            ..drawn
+        };
+        let mut schedule = config.schedule();
+        schedule.retain(|p| !matches!(p.fault, Fault::Damage { .. } | Fault::LoseDisk { .. }));
+        schedule.truncate(3);
+        (config, schedule)
+    }
+
     /// What would be simpler, the simplest last. Replicas stay: faults name them.
     pub fn smaller(&self) -> Vec<Self> {
         let mut less = vec![

@@ -3,7 +3,9 @@
 mod clients;
 mod damage;
 mod disks;
+mod events;
 mod liveness;
+mod trace;
 mod words;
 
 use std::{collections::BTreeMap, fmt::Write as _};
@@ -18,6 +20,7 @@ use super::{
     network::{Arrival, Network},
 };
 use crate::{FIRST_INCARNATION, Input, Message, Status, View, decode, prng::Prng};
+use trace::Trace;
 
 /// Microseconds between two ticks of a replica.
 const TICK_US: u64 = 10_000;
@@ -42,6 +45,8 @@ pub struct Outcome {
     pub coverage: Coverage,
     /// What happened, in words.
     pub timeline: Vec<String>,
+    /// What happened, for the models; empty where that was not asked for.
+    pub steps: Vec<String>,
 }
 
 enum Event {
@@ -126,11 +131,17 @@ pub struct World<H: Host> {
     trace: blake3::Hasher,
     coverage: Coverage,
     timeline: Vec<String>,
+    told: Option<Trace>,
 }
 
 impl<H: Host> World<H> {
     /// Runs a configuration with these faults.
-    pub fn run(config: Config, schedule: &[Planned], mutant: Option<Mutant>) -> Outcome {
+    pub fn run(
+        config: Config,
+        schedule: &[Planned],
+        mutant: Option<Mutant>,
+        traced: bool,
+    ) -> Outcome {
         let mut random = Prng::new(config.seed ^ 0x77);
         let (network, load) = (Network::new(config, random.fork()), H::Load::new(random.fork()));
         let mut world = Self {
@@ -154,6 +165,7 @@ impl<H: Host> World<H> {
             trace: blake3::Hasher::new(),
             coverage: Coverage::new(),
             timeline: Vec::new(),
+            told: traced.then(|| Trace::new(config.replicas)),
         };
         let violation = world.live(schedule).err();
         let violation = violation.filter(|v| world.claims(v));
@@ -166,8 +178,9 @@ impl<H: Host> World<H> {
         world.coverage.insert("bodies changed under their checksum", world.network.lies);
         world.count_lies();
         let trace = *world.trace.finalize().as_bytes();
-        let Self { coverage, timeline, .. } = world;
-        Outcome { trace, violation, coverage, timeline }
+        let Self { coverage, timeline, told, .. } = world;
+        let steps = told.map(|told| told.lines).unwrap_or_default();
+        Outcome { trace, violation, coverage, timeline, steps }
     }
 
     fn live(&mut self, schedule: &[Planned]) -> Checked {
@@ -257,74 +270,6 @@ impl<H: Host> World<H> {
         EPOCH_US + self.now_us.cast_signed() + self.nodes[usize::from(replica)].clock_us
     }
 
-    /// Puts off what is for a replica that is paused.
-    fn paused(&mut self, replica: u8) -> Option<u64> {
-        let until = self.nodes[usize::from(replica)].paused_until;
-        (until > self.now_us).then(|| until - self.now_us)
-    }
-
-    fn happen(&mut self, event: Event) -> Checked {
-        let replica = match &event {
-            Event::Tick { replica, .. }
-            | Event::Scrub { replica, .. }
-            | Event::Work { replica, .. }
-            | Event::Seal { replica, .. }
-            | Event::Asked { replica, .. } => Some(*replica),
-            Event::Arrive(arrival) => Some(arrival.to),
-            Event::Fault(_)
-            | Event::PowerOff { .. }
-            | Event::PowerOn { .. }
-            | Event::Ask { .. }
-            | Event::Answered { .. }
-            | Event::Refused { .. }
-            | Event::Impatient { .. }
-            | Event::Heal => None,
-        };
-        if let Some(wait) = replica.and_then(|r| self.paused(r)) {
-            self.at(wait, event);
-            return Ok(());
-        }
-        match event {
-            Event::Tick { replica, run } => self.tick(replica, run),
-            Event::Scrub { replica, run } => {
-                let due = self.nodes[usize::from(replica)].run == run;
-                if due { self.scrub(replica) } else { Ok(()) }
-            }
-            Event::Arrive(arrival) => self.arrive(&arrival),
-            Event::Work { replica, run } => self.work(replica, run),
-            Event::Seal { replica, run } => self.seal(replica, run),
-            Event::Fault(fault) => {
-                self.fault(fault);
-                Ok(())
-            }
-            Event::PowerOff { replica, run, down_ms } => {
-                if self.nodes[usize::from(replica)].run == run {
-                    self.power_off(replica, down_ms);
-                }
-                Ok(())
-            }
-            Event::PowerOn { replica } => self.power_on(replica),
-            Event::Ask { client, number } => {
-                self.ask(client, number);
-                Ok(())
-            }
-            Event::Asked { replica, client, number } => self.asked(replica, client, number),
-            Event::Answered { client, number, token } => {
-                self.answer(client, number, token);
-                Ok(())
-            }
-            Event::Refused { client, number } => {
-                self.elsewhere(client, number);
-                Ok(())
-            }
-            Event::Impatient { client, number, attempt } => {
-                self.impatient(client, number, attempt);
-                Ok(())
-            }
-            Event::Heal => self.heal(),
-        }
-    }
-
     fn tick(&mut self, replica: u8, run: u64) -> Checked {
         if self.nodes[usize::from(replica)].run == run {
             self.at(TICK_US, Event::Tick { replica, run });
@@ -375,6 +320,9 @@ impl<H: Host> World<H> {
         node.works = false;
         let Some(host) = &mut node.host else { return Ok(()) };
         let done = host.work(now_ms);
+        if let Ok(work) = &done {
+            self.trace_work(replica, work);
+        }
         let r = usize::from(replica);
         let result = match done {
             Ok(Work::Nothing) => Ok(()),
@@ -453,6 +401,10 @@ impl<H: Host> World<H> {
             if self.liar.is_none() && coverage::accuses(notice) {
                 return Err(Violation::new("NOTICE", format!("r{replica}: {notice:?}")));
             }
+        }
+        let host = self.nodes[r].host.as_ref().expect("it did not stop");
+        if let (Some(told), Some(it)) = (&mut self.told, host.replica()) {
+            told.look(it);
         }
         for envelope in sent {
             self.send(envelope)?;

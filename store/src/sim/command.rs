@@ -9,16 +9,19 @@ use crate::words::Hex;
 
 const USAGE: &str = "usage: cargo sim --seed N [--liar] [--mutant NAME] [--minimise]
        cargo sim --seeds A..B [--liar] [--mutant NAME]
+       cargo sim --seed N --trace FILE [--mutant NAME]
        cargo sim --bundle FILE
        cargo sim --mutants
 
 Prints what happened and, last, a hash of it. Ends with 0 only if everything held.
 A seed that fails leaves a bundle beside: the file sim-N.bundle.
+With --trace a short run goes to a file that specs/check --trace asks the models about.
 With --liar one replica lies, and what is claimed then is checked.";
 
 /// What is asked of the simulator.
 enum Asked {
     Seed(u64),
+    Trace(u64, String),
     Seeds { from: u64, to: u64 },
     Bundle(String),
     Mutants,
@@ -40,6 +43,7 @@ pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
     };
     let held = match asked {
         Asked::Seed(seed) => one(draw(seed, liar), mutant, minimise),
+        Asked::Trace(seed, path) => trace(seed, mutant, &path),
         Asked::Seeds { from, to } => many(from, to, liar, mutant),
         Asked::Bundle(path) => match bundle(&path) {
             Some(held) => held,
@@ -73,6 +77,10 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Asking> {
                 let name = arguments.next()?;
                 mutant = Some(*Mutant::ALL.iter().find(|m| m.name() == name)?);
             }
+            "--trace" => match asked {
+                Some(Asked::Seed(seed)) => asked = Some(Asked::Trace(seed, arguments.next()?)),
+                _ => return None,
+            },
             "--minimise" => minimise = true,
             "--liar" => liar = true,
             _ => return None,
@@ -89,7 +97,20 @@ fn draw(seed: u64, liar: bool) -> Config {
 /// One run, the same each time.
 pub fn simulate(config: Config, schedule: &[Planned], mutant: Option<Mutant>) -> Outcome {
     begin(config.seed);
-    World::<SimHost>::run(config, schedule, mutant)
+    World::<SimHost>::run(config, schedule, mutant, false)
+}
+
+/// A short run, and in a file what the models ask of it.
+fn trace(seed: u64, mutant: Option<Mutant>, path: &str) -> bool {
+    let (config, schedule) = Config::traced(seed);
+    begin(config.seed);
+    let outcome = World::<SimHost>::run(config, &schedule, mutant, true);
+    print(&config.to_string());
+    if let Err(error) = std::fs::write(path, outcome.steps.join("\n") + "\n") {
+        print(&format!("{path} cannot be written: {error}"));
+        return false;
+    }
+    finish(config, &schedule, mutant, &outcome)
 }
 
 fn print(line: &str) {
@@ -377,6 +398,7 @@ mod tests {
             violation: None,
             coverage: Coverage::new(),
             timeline: Vec::new(),
+            steps: Vec::new(),
         };
         let mutant = Some(Mutant::SmallQuorum);
         let text = write_bundle(config, &schedule, mutant, &outcome);

@@ -103,6 +103,9 @@ impl<H: Host> World<H> {
         let after = node.damage;
         node.last = (Status::ViewChange, View(0));
         self.checker.started(it)?;
+        if let Some(told) = &mut self.told {
+            told.started(it, self.checker.on_disk(replica));
+        }
         let (op, commit) = (it.op(), it.commit());
         self.tell(&format!("r{replica} starts with op {op}, {commit} committed, {after:?}"));
         if after == Damage::Done {
