@@ -8,10 +8,42 @@ mod real;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod simulated;
 
-use std::{fmt::Debug, io, sync::Arc};
+use std::{cell::Cell, fmt::Debug, io, sync::Arc};
 
 pub(crate) use read_only::ReadOnlyDisk;
 pub(crate) use real::RealDisk;
+
+thread_local! {
+    static WAITS: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Runs a reading that must not wait for the device: a file fails with [`io::ErrorKind::WouldBlock`] instead.
+pub(crate) fn without_waiting<T>(read: impl FnOnce() -> T) -> T {
+    during(false, read)
+}
+
+/// Runs something in such a reading that may wait all the same.
+pub(crate) fn waiting<T>(read: impl FnOnce() -> T) -> T {
+    during(true, read)
+}
+
+fn during<T>(waits: bool, read: impl FnOnce() -> T) -> T {
+    struct Before(bool);
+
+    impl Drop for Before {
+        fn drop(&mut self) {
+            WAITS.set(self.0);
+        }
+    }
+
+    let _before = Before(WAITS.replace(waits));
+    read()
+}
+
+/// Whether this thread may wait for the device.
+pub(crate) fn may_wait() -> bool {
+    WAITS.get()
+}
 
 /// A data folder.
 pub(crate) trait Disk: Debug + Send + Sync {
@@ -40,7 +72,7 @@ pub(crate) trait Disk: Debug + Send + Sync {
 
 /// An open file.
 pub(crate) trait DiskFile: Debug + Send + Sync {
-    /// Reads what is there at `at`, less than `bytes` only at the end of the file.
+    /// Reads what is there at `at`, less than `bytes` only at the end of the file. See [`without_waiting`].
     fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize>;
     /// Writes all of `bytes` at `at`.
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;

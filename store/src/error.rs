@@ -60,6 +60,18 @@ pub enum ReadError {
     NoRecord,
 }
 
+impl ReadError {
+    /// Somebody else reads the same, and this reading must not wait.
+    pub(crate) fn would_wait() -> Self {
+        Self::Io { file: String::new(), source: std::io::ErrorKind::WouldBlock.into() }
+    }
+
+    /// Whether it was only that the reading must not wait.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::WouldBlock)
+    }
+}
+
 /// Why a data folder could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

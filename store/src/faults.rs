@@ -224,6 +224,45 @@ async fn read(store: &Store, tenant: &Tenant) -> Log {
     events.into_iter().map(line).collect()
 }
 
+#[tokio::test]
+async fn what_has_to_be_waited_for_is_read_all_the_same() {
+    let disk = SimulatedDisk::new();
+    let outcome = run(&disk, 9, false).await;
+    assert!(!outcome.failed);
+    let image = disk.crashed(|| true);
+    let store = open(&image).unwrap();
+    let tenant = store.create_tenant(actor(), TenantName::new("dev").unwrap()).await.unwrap();
+    let there = read(&store, &tenant).await;
+    assert_eq!(there, outcome.acknowledged);
+    drop(store);
+    let image = image.crashed(|| true);
+    let store = open(&image).unwrap();
+    let tenant = store.create_tenant(actor(), TenantName::new("dev").unwrap()).await.unwrap();
+    assert_eq!(image.cool(), 0, "a start waits");
+    assert_eq!(read(&store, &tenant).await, there);
+    let refused = image.cool();
+    assert!(refused > 0, "nothing was tried without waiting");
+    for (stream, version, position, data) in &there {
+        let source = Source::Stream { name: StreamName::new(stream).unwrap(), from: None };
+        let (filter, direction) = (Filter::default(), Direction::Forward);
+        let (after, bytes) = (After::Nothing, usize::MAX);
+        let selection = Selection { source, after, filter, direction, limit: 1000, bytes };
+        match store.read_events(&tenant, &selection).await {
+            Ok((events, _)) => {
+                let same = |e: &crate::read::StoredEvent| e.position.get() == *position;
+                let event = events.iter().find(|e| same(e)).unwrap();
+                assert_eq!(event.version.get(), *version);
+                assert_eq!(event.data.as_deref(), Some(data.as_bytes()));
+            }
+            Err(crate::error::ReadError::StreamDeleted) => assert_eq!(stream, "a"),
+            Err(error) => panic!("{stream}: {error}"),
+        }
+        let position = crate::words::Position::new(*position).unwrap();
+        assert_eq!(store.record(&tenant, position).await.unwrap().position, position);
+    }
+    assert!(image.cool() > refused);
+}
+
 /// Images that a crash may leave of a disk: nothing more than what was synced, all of it, and some by chance.
 fn images(disk: &SimulatedDisk, seed: u64) -> Vec<Arc<SimulatedDisk>> {
     let mut random = StdRng::seed_from_u64(seed);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
+    disk::may_wait,
     error::{Damage, ReadError},
     fragment::{FragmentCache, Locator, PIECE_RECORDS, Piece, RecordReader, refuse_damage},
     index::{Search, Slice, StreamRange, View},
@@ -252,7 +253,12 @@ impl Reader<'_> {
         if let Ok(piece) = self.cached(plan, position, shape) {
             return Ok(piece);
         }
-        let _one_at_a_time = self.tenant.rendering(position / PIECE_RECORDS).lock();
+        let rendering = self.tenant.rendering(position / PIECE_RECORDS);
+        let _one_at_a_time = if may_wait() {
+            rendering.lock()
+        } else {
+            rendering.try_lock().ok_or_else(ReadError::would_wait)?
+        };
         let next = match self.cached(plan, position, shape) {
             Ok(piece) => return Ok(piece),
             Err(next) => next,

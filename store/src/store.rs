@@ -18,7 +18,7 @@ use crate::{
     append::{Append, AppendError, Appended, BulkOutcome, DeleteStream, Line, Rejection},
     checkpoint::{CheckpointCounters, Due},
     compress::Packer,
-    disk::{Disk, RealDisk},
+    disk::{Disk, RealDisk, without_waiting},
     error::{Damage, OpenError, ReadError},
     fragment::{FragmentCache, RecordReader},
     index::TenantBody,
@@ -369,20 +369,20 @@ impl Store {
         &self,
         tenant: &Tenant,
         hot: bool,
-        read: impl FnOnce(Reader<'_>) -> Result<T, ReadError> + Send + 'static,
+        read: impl Fn(Reader<'_>) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
         let (store, owned) = (self.clone(), tenant.clone());
         let run =
             move || read(Reader { tenant: &owned.shared, fragments: &store.shared.fragments });
-        let result = if hot {
-            run()
-        } else {
+        // Mostly the operating system has in memory what is asked for.
+        let mut result = if hot { run() } else { without_waiting(&run) };
+        if result.as_ref().is_err_and(ReadError::waits) {
             // A panic in there goes on here, as if it had not been another thread.
-            match tokio::task::spawn_blocking(run).await {
+            result = match tokio::task::spawn_blocking(run).await {
                 Ok(result) => result,
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
-            }
-        };
+            };
+        }
         // Damage that a read finds stops writes too.
         if let Err(ReadError::Damaged(damage)) = &result {
             tenant.shared.damaged(damage);

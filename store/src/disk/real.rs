@@ -14,10 +14,10 @@ use std::{
 
 use rustix::{
     fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fdatasync, fsync, seek},
-    io::Errno,
+    io::{Errno, ReadWriteFlags, preadv2},
 };
 
-use super::{DIRECT_BYTES_MIN, Disk, DiskFile, PAGE_BYTES};
+use super::{DIRECT_BYTES_MIN, Disk, DiskFile, PAGE_BYTES, may_wait};
 
 /// What goes past the page cache is written in pieces of this many bytes.
 const PIECE_BYTES: usize = 1 << 20;
@@ -103,6 +103,15 @@ impl RealFile {
             .custom_flags(OFlags::DIRECT.bits().cast_signed())
             .open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
+
+    /// What the operating system has in memory; a file system that cannot tell might wait.
+    fn read_cached(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+        let mut parts = [io::IoSliceMut::new(bytes)];
+        preadv2(&self.file, &mut parts, at, ReadWriteFlags::NOWAIT).map_err(|errno| match errno {
+            Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS => io::ErrorKind::WouldBlock.into(),
+            other => other.into(),
+        })
+    }
 }
 
 /// Memory that begins at a page, as the disk wants it.
@@ -146,9 +155,12 @@ fn write_direct(direct: &File, bytes: &[u8], at: u64) -> io::Result<()> {
 
 impl DiskFile for RealFile {
     fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
-        let mut read = 0;
+        let (mut read, waits) = (0, may_wait());
         while read < bytes.len() {
-            match self.file.read_at(&mut bytes[read..], at + read as u64) {
+            let (rest, from) = (&mut bytes[read..], at + read as u64);
+            let result =
+                if waits { self.file.read_at(rest, from) } else { self.read_cached(rest, from) };
+            match result {
                 Ok(0) => break,
                 Ok(n) => read += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

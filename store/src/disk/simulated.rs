@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Disk, DiskFile};
+use super::{Disk, DiskFile, may_wait};
 
 const SECTOR: usize = 512;
 
@@ -46,6 +46,10 @@ struct State {
     off: bool,
     /// Says that it synced a file of the log, and did not.
     forgets: bool,
+    /// Whatever is read has to be waited for.
+    cold: bool,
+    /// Readings that did not wait for it.
+    refused: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -172,6 +176,14 @@ impl SimulatedDisk {
     #[cfg(feature = "sim")]
     pub(crate) fn forget_syncs(&self) {
         self.state.lock().forgets = true;
+    }
+
+    /// From now on whatever is read has to be waited for; says how many readings have not waited so far.
+    #[cfg(test)]
+    pub(crate) fn cool(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.cold = true;
+        state.refused
     }
 
     /// A bit of a file turns, for good, and nobody is told.
@@ -322,6 +334,10 @@ impl SimulatedFile {
 impl DiskFile for SimulatedFile {
     fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
         self.on(|state| {
+            if state.cold && !may_wait() {
+                state.refused += 1;
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
             state.reads += 1;
             if state.off || state.read_fault == Some(state.reads) {
                 return Err(device_error());

@@ -29,7 +29,7 @@ use super::{
     run::{Layout, NO_RUN},
 };
 use crate::{
-    disk::{Disk, DiskFile},
+    disk::{Disk, DiskFile, waiting},
     error::{Damage, ReadError},
     words::{Actor, EventType, Reference, StreamName},
 };
@@ -163,7 +163,8 @@ impl StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, offset)
+        // The database would take a failed read for a broken file.
+        waiting(|| self.file.read_exact_at(out, offset))
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! Derived files: a run of bytes cut into pages, each of which is checked whenever it comes from disk.
 
+mod kept;
+
 use std::{io, sync::Arc};
 
 use crate::{
@@ -19,6 +21,7 @@ pub(crate) struct Pages {
     file: Arc<dyn DiskFile>,
     /// Relative to the data folder.
     name: String,
+    number: kept::FileNumber,
 }
 
 /// Reads at one place after the other and keeps the last pages.
@@ -56,7 +59,7 @@ fn page_crc(number: u64, content: &[u8]) -> u32 {
 
 impl Pages {
     pub(crate) fn open(disk: &dyn Disk, name: String) -> io::Result<Self> {
-        Ok(Self { file: disk.open(&name)?, name })
+        Ok(Self { file: disk.open(&name)?, name, number: kept::next_number() })
     }
 
     /// How many pages there are, the last one cut off perhaps.
@@ -79,12 +82,12 @@ impl Pages {
         content / CONTENT as u64 * PAGE as u64 + content % CONTENT as u64
     }
 
-    /// A reader that keeps one page.
+    /// A reader of single places. Pages that were read lately are not read again.
     pub(crate) fn point(&self) -> PageReader<'_> {
         PageReader { pages: self, first: 0, content: Vec::new(), ahead: 1, ahead_max: 1 }
     }
 
-    /// A reader of neighbouring places.
+    /// A reader of neighbouring places, from the disk.
     pub(crate) fn sequential(&self) -> PageReader<'_> {
         PageReader { ahead_max: AHEAD, ..self.point() }
     }
@@ -127,6 +130,11 @@ impl PageReader<'_> {
         if page >= self.first && page < self.first + held {
             return Ok(());
         }
+        let single = self.ahead_max == 1;
+        if single && kept::KEPT.find(self.pages.number, page, &mut self.content) {
+            self.first = page;
+            return Ok(());
+        }
         let mut bytes = vec![0; self.ahead * PAGE];
         self.ahead = (self.ahead * 2).min(self.ahead_max);
         let read = self.pages.file.read_at(&mut bytes, page * PAGE as u64);
@@ -149,6 +157,9 @@ impl PageReader<'_> {
         }
         if self.content.is_empty() {
             return Err(self.pages.damage(page, "the file ends before its content does"));
+        }
+        if single {
+            kept::KEPT.keep(self.pages.number, page, &self.content);
         }
         Ok(())
     }
