@@ -106,6 +106,10 @@ impl Replica {
 
     /// Somebody who speaks with a later disk than the log knows of.
     fn stranger(&self) -> Option<(ReplicaId, u64)> {
+        #[cfg(feature = "sim")]
+        if self.has(Mutant::NeverLetIn) {
+            return None;
+        }
         let known = self.members();
         let voters = known.voters();
         let heard = (0..).map(ReplicaId).zip(self.incarnations.iter().copied());

@@ -30,6 +30,7 @@ impl Replica {
             | Mutant::VoteEarly
             | Mutant::VotesBeforeReset
             | Mutant::StandbysCount
+            | Mutant::NeverLetIn
             | Mutant::OwnLog
             | Mutant::CutOnLeaving
             | Mutant::VoteUncertain

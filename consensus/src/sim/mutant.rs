@@ -45,6 +45,8 @@ mutants! {
     OwnLog, "own-log", ["S1", "S9", "S10"];
     /// A replica whose disk is new votes before it is let in.
     VotesBeforeReset, "votes-before-reset", ["S4"];
+    /// A primary does not let a replaced disk in.
+    NeverLetIn, "never-let-in", ["L7"];
     /// Replicas that are no members acknowledge, vote and are counted.
     StandbysCount, "standbys-count", ["S3", "S8"];
     /// A replica cuts what it does not know to be committed when it leaves a view.
