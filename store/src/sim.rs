@@ -15,7 +15,7 @@ use std::{
 use kimberlite_consensus::{
     Envelope, Header, Input, Notice, Op, Recovered, Replica, Superblock,
     prng::Prng,
-    sim::{Host, Mutant, Reply, Stopped, Work},
+    sim::{Failure, Host, Mutant, Reply, Stopped, Work},
 };
 use sha2::{Digest, Sha256};
 
@@ -112,8 +112,14 @@ impl Host for SimHost {
         disk.0 = disk.0.crashed(survives);
     }
 
-    fn cut_power(disk: &SimDisk, n: u64) {
-        disk.0.fail(n, Fault::Power);
+    fn fail(disk: &SimDisk, n: u64, how: Failure) {
+        match how {
+            Failure::Power => disk.0.fail(n, Fault::Power),
+            Failure::Change => disk.0.fail(n, Fault::Error),
+            Failure::Half => disk.0.fail(n, Fault::Torn),
+            Failure::Room => disk.0.fail(n, Fault::Full),
+            Failure::Read => disk.0.fail_read(n),
+        }
     }
 
     fn damage(disk: &SimDisk, back: u64, bit: u64) -> Option<Op> {

@@ -8,6 +8,26 @@ use super::Mutant;
 #[derive(Clone, Debug)]
 pub struct Stopped(pub String);
 
+/// How a disk fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The power goes, and nothing is done any more.
+    Power,
+    /// A change is refused; what a refused sync was for is lost.
+    Change,
+    /// Half of a write is done, and the rest refused.
+    Half,
+    /// There is no room.
+    Room,
+    /// A read is refused.
+    Read,
+}
+
+impl Failure {
+    /// All but the power's.
+    pub const OTHERS: [Self; 4] = [Self::Change, Self::Half, Self::Room, Self::Read];
+}
+
 /// What a command came to.
 #[derive(Clone, Debug)]
 pub enum Reply<A> {
@@ -58,8 +78,8 @@ pub trait Host: Sized {
     fn crash(disk: &mut Self::Disk, survives: &mut dyn FnMut() -> bool);
     /// A bit of an op on a disk that is not in use turns, `back` ops before the last one; says which op.
     fn damage(disk: &Self::Disk, back: u64, bit: u64) -> Option<Op>;
-    /// The power goes at the n-th change of the disk from now on.
-    fn cut_power(disk: &Self::Disk, n: u64);
+    /// The disk fails at the n-th change from now on, or the n-th read.
+    fn fail(disk: &Self::Disk, n: u64, how: Failure);
 
     /// The replica; `None` while its log is being repaired.
     fn replica(&self) -> Option<&Replica>;

@@ -52,6 +52,17 @@ pub enum Fault {
         /// How long.
         ms: u64,
     },
+    /// A replica's disk refuses something, and the replica stops.
+    DiskFails {
+        /// Which replica.
+        replica: u8,
+        /// Which change or read it is, from then on.
+        after: u64,
+        /// Which of [`super::Failure::OTHERS`].
+        how: u8,
+        /// How long it is down.
+        down_ms: u64,
+    },
     /// A replica crashes, and a bit of an op on its disk turns.
     Damage {
         /// Which replica.
@@ -127,11 +138,12 @@ impl Fault {
             Self::Stall { .. } => 10,
             Self::Cut { .. } => 11,
             Self::Away { .. } => 12,
+            Self::DiskFails { .. } => 13,
         }
     }
 
     /// How many kinds there are.
-    pub const KINDS: usize = 13;
+    pub const KINDS: usize = 14;
 }
 
 /// A fault and its time.
@@ -158,6 +170,9 @@ impl fmt::Display for Planned {
             Fault::Pause { replica, ms } => write!(f, "{at_us} pause {replica} {ms}"),
             Fault::SlowDisk { replica, ms } => write!(f, "{at_us} slow-disk {replica} {ms}"),
             Fault::Clock { replica, by_us } => write!(f, "{at_us} clock {replica} {by_us}"),
+            Fault::DiskFails { replica, after, how, down_ms } => {
+                write!(f, "{at_us} disk-fails {replica} {after} {how} {down_ms}")
+            }
             Fault::Damage { replica, back, bit, down_ms } => {
                 write!(f, "{at_us} damage {replica} {back} {bit} {down_ms}")
             }
@@ -191,6 +206,10 @@ impl Planned {
             "pause" => Fault::Pause { replica: replica()?, ms: n(1)? },
             "slow-disk" => Fault::SlowDisk { replica: replica()?, ms: n(1)? },
             "clock" => Fault::Clock { replica: replica()?, by_us: *numbers.get(1)? },
+            "disk-fails" => {
+                let how = u8::try_from(n(2)?).ok()?;
+                Fault::DiskFails { replica: replica()?, after: n(1)?, how, down_ms: n(3)? }
+            }
             "damage" => {
                 Fault::Damage { replica: replica()?, back: n(1)?, bit: n(2)?, down_ms: n(3)? }
             }
@@ -434,6 +453,10 @@ impl Config {
                 replica: replica % self.members,
                 down_ms: random.between(10, 1500),
             },
+            13 => {
+                let (after, how) = (random.between(1, 30), random.below(4) as u8);
+                Fault::DiskFails { replica, after, how, down_ms: random.between(10, 1500) }
+            }
             10 => Fault::Stall { replica, ms },
             11 => Fault::Cut { replica, hears: random.per_mille(500), ms },
             12 => Fault::Away { client: random.below(self.clients) as u8, ms },

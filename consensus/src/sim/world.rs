@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use damage::Damage;
 
 use super::{
-    Config, Fault, Host, Mutant, Planned, Reply, Stopped, Violation, Work, Workload,
+    Config, Failure, Fault, Host, Mutant, Planned, Reply, Stopped, Violation, Work, Workload,
     checker::{Checked, Checker},
     coverage,
     liar::Liar,
@@ -369,14 +369,7 @@ impl<H: Host> World<H> {
     fn after(&mut self, replica: u8, done: Result<(), Stopped>) -> Checked {
         let r = usize::from(replica);
         if let Err(Stopped(why)) = done {
-            if self.nodes[r].damage == Damage::Done {
-                return self.scrub(replica);
-            }
-            let Some(down_ms) = self.nodes[r].doomed else {
-                return Err(Violation::new("HOST", format!("r{replica}: {why}")));
-            };
-            self.power_off(replica, down_ms);
-            return Ok(());
+            return self.stops(replica, &why);
         }
         self.look_for_repair(replica)?;
         let Some(host) = &mut self.nodes[r].host else { return Ok(()) };
@@ -433,6 +426,7 @@ impl<H: Host> World<H> {
             "faults: timers that stand still",
             "faults: no way to or from clients",
             "faults: client away",
+            "faults: disk failure",
         ];
         if self.healed_us.is_some() || self.waits(fault) {
             return;
@@ -443,9 +437,15 @@ impl<H: Host> World<H> {
         let now = self.now_us;
         let all = self.config.replicas;
         match fault {
-            Fault::Crash { replica, after, down_ms } => self.doom(replica, after, down_ms),
+            Fault::Crash { replica, after, down_ms } => {
+                self.doom(replica, after, Failure::Power, down_ms);
+            }
+            Fault::DiskFails { replica, after, how, down_ms } => {
+                let how = Failure::OTHERS[usize::from(how) % Failure::OTHERS.len()];
+                self.doom(replica, after, how, down_ms);
+            }
             Fault::CrashAll { down_ms } => {
-                (0..all).for_each(|r| self.doom(r, 0, down_ms + u64::from(r)));
+                (0..all).for_each(|r| self.doom(r, 0, Failure::Power, down_ms + u64::from(r)));
             }
             Fault::Partition { side, ms } => {
                 for (a, b) in (0..all).flat_map(|a| (0..all).map(move |b| (a, b))) {
@@ -487,20 +487,6 @@ impl<H: Host> World<H> {
             }
             Fault::Mute { kind, ms } => self.network.mute(kind, now + ms * 1000),
         }
-    }
-
-    fn doom(&mut self, replica: u8, after: u64, down_ms: u64) {
-        let node = &mut self.nodes[usize::from(replica)];
-        if node.host.is_none() {
-            return;
-        }
-        let run = node.run;
-        node.doomed = Some(down_ms);
-        if after > 0 {
-            H::cut_power(&node.disk, after);
-        }
-        let wait = if after > 0 { 300_000 } else { 0 };
-        self.at(wait, Event::PowerOff { replica, run, down_ms });
     }
 
     fn power_off(&mut self, replica: u8, down_ms: u64) {
@@ -546,6 +532,9 @@ impl<H: Host> World<H> {
         node.run += 1;
         let run = node.run;
         node.host = Some(host);
+        if node.damage == Damage::Mends {
+            node.damage = Damage::Suspected;
+        }
         self.starts(replica)?;
         self.at(TICK_US, Event::Tick { replica, run });
         self.after(replica, Ok(()))

@@ -17,7 +17,6 @@ use super::{Disk, DiskFile, may_wait};
 const SECTOR: usize = 512;
 
 /// How an operation fails.
-#[cfg_attr(not(test), expect(dead_code, reason = "the simulator takes the power alone"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The device reports an error and nothing was done. After a failed sync what was to be synced is lost.
@@ -198,7 +197,7 @@ impl SimulatedDisk {
     }
 
     /// The n-th read from now on fails.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn fail_read(&self, n: u64) {
         let mut state = self.state.lock();
         state.read_fault = Some(state.reads + n);

@@ -11,6 +11,8 @@ pub(super) enum Damage {
     Done,
     /// Its replica has it repaired.
     Mends,
+    /// Its replica stopped while it had it repaired.
+    Suspected,
     /// Its replica does not know what it had.
     Uncertain,
 }
@@ -97,8 +99,8 @@ impl<H: Host> World<H> {
             (Damage::Done, false) => Damage::Done,
             (Damage::None | Damage::Mends, false) => Damage::None,
             // One that was uncertain may have become certain just before it stopped.
-            (Damage::Done | Damage::Mends | Damage::Uncertain, true)
-            | (Damage::Uncertain, false) => Damage::Uncertain,
+            (_, true) | (Damage::Uncertain, false) => Damage::Uncertain,
+            (Damage::Suspected, false) => Damage::Suspected,
         };
         let after = node.damage;
         node.last = (Status::ViewChange, View(0));
@@ -149,6 +151,10 @@ impl<H: Host> World<H> {
         let Some(it) = host.replica() else { return Ok(()) };
         if node.damage == Damage::Mends {
             return self.starts(replica);
+        }
+        if node.damage == Damage::Suspected {
+            node.damage = Damage::None;
+            return self.look_for_more(replica);
         }
         if node.damage == Damage::Uncertain && !it.durable().uncertain {
             let op = it.op();

@@ -1,6 +1,6 @@
 //! Disks that are lost, and those that take their place.
 
-use super::{Damage, Event, Fault, Host, World};
+use super::{Checked, Damage, Event, Failure, Fault, Host, Violation, World};
 use crate::Replica;
 
 impl<H: Host> World<H> {
@@ -32,6 +32,35 @@ impl<H: Host> World<H> {
             node.let_in = node.incarnation;
             self.count("replaced disks let in");
             self.tell(&format!("r{replica} is let in"));
+        }
+    }
+
+    /// A replica's disk fails, and the power goes some time later if the replica has not stopped by then.
+    pub(super) fn doom(&mut self, replica: u8, after: u64, how: Failure, down_ms: u64) {
+        let node = &mut self.nodes[usize::from(replica)];
+        if node.host.is_none() {
+            return;
+        }
+        let run = node.run;
+        node.doomed = Some(down_ms);
+        if after > 0 {
+            H::fail(&node.disk, after, how);
+        }
+        let wait = if after > 0 { 300_000 } else { 0 };
+        self.at(wait, Event::PowerOff { replica, run, down_ms });
+    }
+
+    /// A host cannot go on.
+    pub(super) fn stops(&mut self, replica: u8, why: &str) -> Checked {
+        let node = &self.nodes[usize::from(replica)];
+        match node.doomed {
+            Some(down_ms) => {
+                self.count("hosts that stopped with their disk");
+                self.power_off(replica, down_ms);
+                Ok(())
+            }
+            None if node.damage == Damage::Done => self.scrub(replica),
+            None => Err(Violation::new("HOST", format!("r{replica}: {why}"))),
         }
     }
 }
