@@ -1,6 +1,6 @@
 //! What replicas are and say, and what is claimed where one of them lies.
 
-use super::{Checked, Event, Host, Stopped, Violation, World};
+use super::{Checked, Damage, Event, Host, Stopped, Violation, World};
 use crate::{
     Envelope, Status,
     sim::{
@@ -111,10 +111,12 @@ impl<H: Host> World<H> {
         }
     }
 
-    /// What honest replicas have is readable: each event is what its leaf says.
+    /// What honest replicas have is readable: each event is what its leaf says. Not where damage was done that is not
+    /// repaired yet, and not from a disk that is about to fail.
     pub(super) fn whole(&mut self) -> Checked {
         for (r, node) in self.nodes.iter().enumerate() {
-            let Some(host) = &node.host else { continue };
+            let fit = node.damage == Damage::None && node.doomed.is_none();
+            let Some(host) = node.host.as_ref().filter(|_| fit) else { continue };
             if let Err(Stopped(why)) = host.content() {
                 return Err(Violation::new("S16", format!("r{r}: {why}")));
             }
