@@ -425,6 +425,16 @@ pub(crate) fn holds(
     }
 }
 
+/// The hashes of a section's records, which hold if the record before them has the hash `previous`.
+pub(crate) fn hashes(
+    section: &Section,
+    runs: &SectionRuns,
+    previous: Hash,
+) -> Result<Vec<Hash>, &'static str> {
+    let checked = check_section(section, runs, previous, None)?;
+    Ok(checked.iter().map(|record| record.hash).collect())
+}
+
 const BROKEN_CHAIN: &str = "the chain of leaves does not lead to its head";
 
 /// Checks every leaf, the payloads' form and commitments, and last the chain.

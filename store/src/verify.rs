@@ -4,6 +4,7 @@
 //! says what came before it. What is derived is compared with what the log makes, run by run, so memory holds the names
 //! of streams and one run at a time.
 
+mod ahead;
 mod derived;
 mod walk;
 
@@ -233,7 +234,7 @@ fn read_log(
 ) -> Result<(), VerifyError> {
     let mut start: Option<Start> = None;
     loop {
-        let scanned = recovery::scan(disk, superblock, walk, start.as_ref());
+        let scanned = ahead::scan(disk, superblock, start.as_ref(), |found| walk.take(found));
         let (damage, ended) = match scanned {
             Ok(scanned) => (scanned.damage, Some((scanned.segment.name.clone(), scanned.at))),
             Err(OpenError::Damaged(damage)) => (Some(damage), None),

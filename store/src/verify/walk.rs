@@ -7,7 +7,11 @@ use std::{
 
 use kimberlite_consensus::{Header, Identity, Op, Superblock};
 
-use super::{Finding, FindingKind, Progress, Summary, Watcher, derived::DerivedCheck};
+use super::{
+    Finding, FindingKind, Progress, Summary, Watcher,
+    ahead::{Found, Held, ReadOp, ReadSection},
+    derived::DerivedCheck,
+};
 use crate::{
     error::{Damage, ReadError},
     index::{Run, TenantBody, TenantIndex, holds},
@@ -15,7 +19,6 @@ use crate::{
     log::{
         Segment,
         frame::{Section, SectionRuns},
-        recovery::{RecoveredOp, Visitor},
     },
     node::{SYSTEM, sixteen},
     record::genesis,
@@ -82,11 +85,13 @@ impl Tenant {
         segment: &Arc<Segment>,
         offset: u64,
         section: Section,
-        runs: &SectionRuns,
+        (runs, held): (&SectionRuns, Option<Held>),
     ) -> Result<Vec<TenantBody>, Damage> {
         let damage = |what| Damage { file: segment.name.clone(), offset, what };
+        let held = held.filter(|held| Some(held.previous) == self.chain);
+        let hashes = held.as_ref().map(|held| &held.hashes[..]);
         if let Some(index) = &mut self.index {
-            match index.apply(segment, offset, section, runs, None) {
+            match index.apply(segment, offset, section, runs, hashes) {
                 Ok(()) => {}
                 Err(ReadError::Damaged(damage)) => return Err(damage),
                 Err(_) => return Err(damage("a section cannot be taken in")),
@@ -95,9 +100,12 @@ impl Tenant {
             return Ok(std::mem::take(&mut index.tenants));
         }
         let chain = self.chain.filter(|_| section.first_position == self.count);
-        let held = holds(&section, runs, chain).map_err(damage);
+        let holds = match (hashes, chain) {
+            (Some(_), Some(_)) => Ok(()),
+            _ => holds(&section, runs, chain).map_err(damage),
+        };
         self.skip(&section);
-        held.map(|()| Vec::new())
+        holds.map(|()| Vec::new())
     }
 }
 
@@ -181,7 +189,7 @@ impl<'a> Walk<'a> {
         segment: &Arc<Segment>,
         offset: u64,
         section: Section,
-        runs: &SectionRuns,
+        read: (&SectionRuns, Option<Held>),
     ) {
         let damaged_before = self.log_damaged;
         let known = self.tenants.contains_key(&section.tenant);
@@ -198,7 +206,7 @@ impl<'a> Walk<'a> {
             self.note(&here("records of the tenant before this one are lost"), names.clone());
         }
         let tenant = self.tenant(&section.tenant);
-        match tenant.take(segment, offset, section, runs) {
+        match tenant.take(segment, offset, section, read) {
             Ok(created) => {
                 self.summary.records += u64::from(section.records);
                 for body in &created {
@@ -274,9 +282,17 @@ fn len(slice: &crate::index::Slice) -> u64 {
     slice.end() - slice.first()
 }
 
-impl Visitor for Walk<'_> {
-    fn op(&mut self, op: RecoveredOp<'_>) {
-        let (segment, header) = (op.segment, op.header);
+impl Walk<'_> {
+    pub(super) fn take(&mut self, found: Found) {
+        match found {
+            Found::Op(op) => self.op(op),
+            Found::Lost(sections, damage) => self.lost(sections, damage),
+            Found::Mends(left) => self.mends(left),
+        }
+    }
+
+    fn op(&mut self, op: ReadOp) {
+        let (segment, header) = (&op.segment, &op.header);
         if header.op == self.floor.0 && header.identity() != self.floor.1 {
             let what = "the commit floor is not the op that the log has there";
             let file = crate::log::superblock::NAME.to_owned();
@@ -284,10 +300,10 @@ impl Visitor for Walk<'_> {
         }
         let mut lost: Option<(Damage, Vec<String>)> = None;
         let mut touched = Vec::new();
-        for (section, runs) in op.sections {
+        for ReadSection { section, runs, held } in op.sections {
             touched.push(section.tenant);
             match runs {
-                Ok(runs) => self.section(segment, op.offset, section, &runs),
+                Ok(runs) => self.section(segment, op.offset, section, (&runs, held)),
                 Err(damage) => {
                     let name = self.name(&section.tenant);
                     self.tenant(&section.tenant).skip(&section);
