@@ -286,7 +286,7 @@ impl Walk<'_> {
     pub(super) fn take(&mut self, found: Found) {
         match found {
             Found::Op(op) => self.op(op),
-            Found::Lost(sections, damage) => self.lost(sections, damage),
+            Found::Lost(sections, damage) => self.lost(sections, &damage),
             Found::Mends(left) => self.mends(left),
         }
     }
@@ -325,14 +325,14 @@ impl Walk<'_> {
         self.went_on(&segment.name, op.length);
     }
 
-    fn lost(&mut self, sections: Vec<Section>, damage: Damage) {
+    fn lost(&mut self, sections: Vec<Section>, damage: &Damage) {
         self.log_damaged = true;
         let mut tenants = Vec::new();
         for section in sections {
             tenants.push(self.name(&section.tenant));
             self.tenant(&section.tenant).skip(&section);
         }
-        self.damage(&damage, tenants);
+        self.damage(damage, tenants);
     }
 
     fn mends(&mut self, left: Damage) {
