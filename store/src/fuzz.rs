@@ -15,7 +15,9 @@ use crate::{
         packed_head,
         superblock::decode_copy,
     },
+    proof::{Checkpoint, Note, Receipt, TilePath, VerifierKey},
     record::{Entry, Leaf, Role, genesis},
+    words::Hash,
 };
 
 /// A frame: its head, sections, blocks, leaves and payloads, and the superblock beside it.
@@ -123,6 +125,29 @@ fn read_packed(body: &[u8], length: u64, table: u64) {
         // Damage is an answer.
         let _read = segment.read_at(&mut out, at).is_ok();
         at += out.len() as u64;
+    }
+}
+
+/// The texts of proofs: a key on the first line, and whatever follows as note, receipt and checkpoint. What is read prints as
+/// it was.
+pub fn proof(bytes: &[u8]) {
+    let end = bytes.iter().position(|b| *b == b'\n').unwrap_or(bytes.len());
+    let (line, rest) = (&bytes[..end], bytes.get(end + 1..).unwrap_or_default());
+    let line = std::str::from_utf8(line).unwrap_or_default();
+    if let Ok(path) = line.parse::<TilePath>() {
+        assert_eq!(path.to_string(), line);
+    }
+    let key = line.parse::<VerifierKey>().ok();
+    if let Ok(note) = Note::parse(rest) {
+        assert_eq!(note.to_string().as_bytes(), rest);
+        if let Ok(checkpoint) = Checkpoint::parse(note.text()) {
+            assert!(note.text().starts_with(&checkpoint.to_string()));
+        }
+        let _held = note.verify(&key).is_ok();
+    }
+    if let Ok(receipt) = Receipt::parse(rest) {
+        assert_eq!(receipt.to_string().as_bytes(), rest);
+        let _held = key.is_some_and(|key| receipt.verify(Hash([0; 32]), &key, &[]).is_ok());
     }
 }
 

@@ -17,6 +17,7 @@ pub mod append;
 pub mod backup;
 pub mod error;
 pub mod limits;
+pub mod proof;
 pub mod read;
 pub mod restore;
 pub mod verify;

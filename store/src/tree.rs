@@ -31,7 +31,8 @@ impl Tree {
     }
 }
 
-fn node(left: Hash, right: Hash) -> Hash {
+/// The hash over two halves.
+pub(crate) fn node(left: Hash, right: Hash) -> Hash {
     let mut hasher = Sha256::new();
     hasher.update([1]);
     hasher.update(left.0);
