@@ -17,6 +17,7 @@ use std::{
 
 use kimberlite_consensus::Superblock;
 use rustix::fs::{FlockOperation, flock};
+use uuid::Uuid;
 
 use crate::{
     disk::{Disk, ReadOnlyDisk},
@@ -28,6 +29,7 @@ use crate::{
         walk::{check_head, cluster_of, first_nonzero, resume},
     },
     record::Leaf,
+    words::{Hash, Timestamp},
 };
 use walk::Walk;
 
@@ -117,11 +119,31 @@ pub enum VerifyError {
     Read(#[from] ReadError),
 }
 
-/// Kind and commitment (in hex) of each payload that a leaf, without its previous hash, commits to; `None` where the
-/// bytes are no leaf.
-pub fn commitments(leaf: &[u8]) -> Option<Vec<(&'static str, String)>> {
+/// What a leaf says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeafFields {
+    /// What the record records: `event`, `stream_deleted`, ...
+    pub kind: &'static str,
+    /// The record's id.
+    pub id: Uuid,
+    /// An event's index in its stream.
+    pub version: u64,
+    /// Commit time.
+    pub time: Timestamp,
+    /// Kind and commitment of each payload.
+    pub payloads: Vec<(&'static str, Hash)>,
+}
+
+/// Reads a leaf without its previous hash; `None` where the bytes are none.
+pub fn leaf_fields(leaf: &[u8]) -> Option<LeafFields> {
     let leaf = Leaf::decode(leaf).ok()?;
-    Some(leaf.payloads().map(|(kind, commitment)| (kind.name(), commitment.to_string())).collect())
+    Some(LeafFields {
+        kind: leaf.kind.name(),
+        id: Uuid::from_bytes(leaf.id),
+        version: leaf.version,
+        time: Timestamp::from_micros(leaf.time_us)?,
+        payloads: leaf.payloads().map(|(kind, commitment)| (kind.name(), commitment)).collect(),
+    })
 }
 
 /// Checks the data folder that no process has open.

@@ -1,6 +1,8 @@
-//! `kimberlite verify`: checks a data folder or a running server, and changes neither.
+//! `kimberlite verify`: checks a data folder, a running server, or a proof in a file, and changes none of them.
 
 mod http;
+mod offline;
+mod opening;
 
 use std::{
     io::{self, Write as _},
@@ -20,13 +22,16 @@ use super::{Global, Output, client::ClientError, progress::Bar, target::Target};
 /// Findings that are kept for the report; all are counted.
 const FINDINGS_MAX: usize = 10_000;
 
-/// Check a data folder that no process has open, a backup, or over HTTP what a server shows; changes nothing. Exits with 0
-/// when all is whole, 1 when something is damaged, 2 when it could not be checked.
+/// Check a data folder that no process has open, a backup, over HTTP what a server shows, or without any server a receipt or
+/// an event in a file; changes nothing. Exits with 0 when all is whole, 1 when something is damaged, 2 when it could not be
+/// checked.
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// A data folder, a backup's folder, or the `http://` URL of a server; left out, the server at `--url`.
     #[arg(value_name = "FOLDER|URL")]
     what: Option<String>,
+    #[command(subcommand)]
+    offline: Option<offline::Offline>,
 }
 
 /// Why nothing could be said.
@@ -44,6 +49,12 @@ pub(super) enum VerifyError {
     /// The URL is none.
     #[error("{0}")]
     Target(#[from] super::target::TargetError),
+    /// The file cannot be read.
+    #[error(transparent)]
+    Offline(#[from] offline::OfflineError),
+    /// A folder or a URL, and a file.
+    #[error("either a folder or a URL, or `receipt` or `event` and a file")]
+    Both,
     /// The report could not be printed.
     #[error("the report could not be printed: {0}")]
     Output(#[source] io::Error),
@@ -90,6 +101,14 @@ struct FolderFigures {
 /// # Errors
 /// See [`VerifyError`].
 pub(super) fn run(args: &VerifyArgs, global: &Global) -> Result<bool, VerifyError> {
+    if let Some(offline) = &args.offline {
+        if args.what.is_some() {
+            return Err(VerifyError::Both);
+        }
+        let report = offline.check()?;
+        report.print(global.output).map_err(VerifyError::Output)?;
+        return Ok(report.whole());
+    }
     let started = Instant::now();
     let mut told = Told::new(global.output);
     let server = match &args.what {

@@ -7,6 +7,7 @@ mod backup;
 mod bench;
 mod fake;
 mod import;
+mod offline;
 mod read;
 mod tail;
 mod verify;

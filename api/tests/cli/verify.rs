@@ -107,12 +107,12 @@ fn sha256(bytes: &[u8]) -> Vec<u8> {
     Sha256::digest(bytes).to_vec()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     kimberlite_store::words::Hex(bytes).to_string()
 }
 
 /// Openings of three records that prove themselves.
-fn openings() -> Vec<Value> {
+pub(super) fn openings() -> Vec<Value> {
     let mut previous = vec![9; 32];
     let opening = |position: usize| {
         let (salt, data) = ([position as u8; 16], format!("\"data {position}\""));

@@ -27,13 +27,13 @@ pub enum ReceiptError {
     #[error("the receipt is longer than any can be")]
     TooLong,
     /// The checkpoint is none, or not signed by this log.
-    #[error("checkpoint: {0}")]
+    #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// A witness's cosignature does not hold.
-    #[error("cosignature: {0}")]
-    Cosignature(#[source] NoteError),
+    #[error(transparent)]
+    Cosignature(NoteError),
     /// The hashes do not lead from the record to the checkpoint.
-    #[error("proof: {0}")]
+    #[error(transparent)]
     Proof(#[from] ProofError),
 }
 

@@ -269,6 +269,12 @@ fn another_logs_checkpoint_is_not_taken_for_this_ones() {
         found: "log.example/t2".to_owned(),
     };
     assert_eq!(Checkpoint::verified(&note, key.verifier()), Err(origin));
+    // Nor is what a cosigner saw what the log wrote, though they share a name.
+    let cosigner = CosignerKey::new("log.example/t1", &seed(3)).unwrap();
+    let text = NOTE.split("\n\n").next().unwrap().to_owned() + "\n";
+    let note = Note::new(text.clone(), cosigner.cosign(&text, WITNESSED_S));
+    let unsigned = Err(CheckpointError::Note(NoteError::Unknown));
+    assert_eq!(Checkpoint::verified(&note, cosigner.verifier()), unsigned);
 }
 
 #[test]

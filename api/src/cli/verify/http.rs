@@ -2,9 +2,7 @@
 //!
 //! The log's id is not shown, so the first record's place in the chain is taken as it is.
 
-use kimberlite_store::words::Hex;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use super::{
     super::{
@@ -13,31 +11,12 @@ use super::{
         target::Target,
     },
     Found, Told,
+    opening::Opening,
 };
-
-/// Bytes at a leaf's end that hold the hash of the leaf before.
-const PREVIOUS_BYTES: usize = 32;
 
 #[derive(Deserialize)]
 struct Head {
     head: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct Opening {
-    position: u64,
-    leaf: String,
-    hash: String,
-    payloads: Vec<Payload>,
-}
-
-#[derive(Deserialize)]
-struct Payload {
-    kind: String,
-    commitment: String,
-    state: String,
-    salt: Option<String>,
-    json: Option<String>,
 }
 
 /// Checks every record up to the head; says how many there are.
@@ -83,52 +62,9 @@ fn check(opening: &Opening, position: u64, previous: Option<&str>) -> Vec<String
     if opening.position != position {
         wrong.push(format!("it is the opening of position {}", opening.position));
     }
-    let Some(leaf) = bytes(&opening.leaf).filter(|leaf| leaf.len() > PREVIOUS_BYTES) else {
-        wrong.push("the leaf cannot be read".to_owned());
-        return wrong;
-    };
-    if sha256(&[&[0], &leaf]) != opening.hash {
-        wrong.push("the leaf does not have the hash that is shown".to_owned());
-    }
-    let (_, before) = leaf.split_at(leaf.len() - PREVIOUS_BYTES);
-    if previous.is_some_and(|previous| Hex(before).to_string() != previous) {
+    let leaf = opening.check(&mut wrong);
+    if leaf.is_some_and(|leaf| previous.is_some_and(|previous| leaf.previous != previous)) {
         wrong.push("the leaf does not follow the record before".to_owned());
     }
-    let committed = kimberlite_store::verify::commitments(&leaf[..leaf.len() - PREVIOUS_BYTES]);
-    let shown: Vec<_> =
-        opening.payloads.iter().map(|p| (p.kind.as_str(), p.commitment.clone())).collect();
-    if committed.is_none_or(|committed| !committed.iter().eq(&shown)) {
-        wrong.push("the payloads are not those that the leaf commits to".to_owned());
-    }
-    wrong.extend(opening.payloads.iter().filter_map(check_payload));
     wrong
-}
-
-fn check_payload(payload: &Payload) -> Option<String> {
-    let kind = &payload.kind;
-    match (payload.state.as_str(), &payload.salt, &payload.json) {
-        ("clear", Some(salt), Some(json)) => {
-            let salt = bytes(salt).filter(|salt| salt.len() == 16);
-            let holds =
-                salt.is_some_and(|salt| sha256(&[&salt, json.as_bytes()]) == payload.commitment);
-            (!holds).then(|| format!("the payload {kind} does not match its commitment"))
-        }
-        ("erased" | "expired", None, None) => None,
-        _ => Some(format!("the payload {kind} is not opened as its state says")),
-    }
-}
-
-fn sha256(parts: &[&[u8]]) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update(part);
-    }
-    Hex(&<[u8; 32]>::from(hasher.finalize())).to_string()
-}
-
-fn bytes(hex: &str) -> Option<Vec<u8>> {
-    if !hex.len().is_multiple_of(2) || !hex.is_ascii() {
-        return None;
-    }
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).ok()).collect()
 }
