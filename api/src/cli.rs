@@ -1,6 +1,7 @@
 //! The command line: one binary that runs the server and speaks to a running one over its public HTTP API.
 //!
-//! A command parses its arguments, calls the API and prints; only `verify` and `restore` work on folders. Exit codes: 0,
+//! A command parses its arguments, calls the API and prints; only `verify` and `restore` work on folders or files, and
+//! `witness` is a server of its own. Exit codes: 0,
 //! 1 when the server or the world refuses, 2 for a command that makes no sense as it was typed. `verify` exits with 1
 //! for damage alone, with 2 when it could not be run.
 //!
@@ -14,6 +15,7 @@ mod connection;
 mod dev;
 mod events;
 mod import;
+mod keys;
 mod problem;
 mod progress;
 mod read;
@@ -22,6 +24,7 @@ mod sse;
 mod tail;
 mod target;
 mod verify;
+mod witness;
 
 use std::{
     error::Error,
@@ -96,6 +99,8 @@ enum Command {
     Restore(restore::RestoreArgs),
     /// Check a data folder, a backup, or what a server shows, and name exactly what is damaged.
     Verify(Calling<verify::VerifyArgs>),
+    /// Cosign the checkpoints of other logs, for those who trust no log alone.
+    Witness(witness::WitnessCommand),
     /// Show what can be configured.
     Config(ConfigArgs),
 }
@@ -131,6 +136,8 @@ enum CliError {
     Restore(#[from] restore::RestoreError),
     #[error(transparent)]
     Verify(#[from] verify::VerifyError),
+    #[error(transparent)]
+    Witness(#[from] witness::WitnessError),
     #[error("the table could not be printed: {0}")]
     Explain(#[source] io::Error),
 }
@@ -179,6 +186,7 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
     let config = Config::from_environment()?;
     match command {
         Command::Dev(args) => dev::run(args, config)?,
+        Command::Witness(args) => witness::run(args, config)?,
         Command::Append(Calling { args, global }) => append::run(&args, &global)?,
         Command::Read(Calling { args, global }) => read::run(&args, &global)?,
         Command::Tail(Calling { args, global }) => tail::run(&args, &global)?,
@@ -205,9 +213,12 @@ impl CliError {
             Self::Bench(error) => error.is_usage(),
             Self::Backup(error) => error.is_usage(),
             Self::Environment(_) | Self::Verify(_) => true,
-            Self::Dev(_) | Self::Read(_) | Self::Tail(_) | Self::Restore(_) | Self::Explain(_) => {
-                false
-            }
+            Self::Dev(_)
+            | Self::Witness(_)
+            | Self::Read(_)
+            | Self::Tail(_)
+            | Self::Restore(_)
+            | Self::Explain(_) => false,
         }
     }
 }

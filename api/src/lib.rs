@@ -29,3 +29,4 @@ mod room;
 pub mod server;
 mod stalled;
 mod v1;
+pub mod witness;

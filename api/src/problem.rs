@@ -2,6 +2,7 @@
 //! knows statuses.
 
 mod store;
+pub(crate) mod witness;
 
 use std::borrow::Cow;
 

@@ -45,6 +45,7 @@ use crate::{
     limits::H2_STREAMS_MAX,
     problem::{Code, Problem},
     stalled::Stalled,
+    witness::{MemoryError, Witness, WitnessArgs},
 };
 
 /// The tenant that a development server has ready.
@@ -101,6 +102,9 @@ pub enum ServeError {
     /// The data folder cannot be opened.
     #[error("the data folder cannot be opened")]
     Open(#[from] OpenError),
+    /// The witness's folder cannot be used.
+    #[error(transparent)]
+    Witness(#[from] MemoryError),
     /// The tenant could not be made.
     #[error("the tenant {TENANT} cannot be made")]
     Tenant(#[source] AppendError),
@@ -124,6 +128,37 @@ pub async fn run(args: ServerArgs, config: Config) -> Result<(), ServeError> {
     tracing::info!("stopping");
     server.stop().await;
     Ok(())
+}
+
+/// Runs a witness until SIGINT or SIGTERM.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn witness(args: WitnessArgs, config: Config) -> Result<(), ServeError> {
+    start_log(&config);
+    raise_file_limit();
+    let system = |what| move |source| ServeError::System { what, source };
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listening for SIGINT"))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("listening for SIGTERM"))?;
+    let witness = Witness::open(&args, config.clone())?;
+    let listener = listen(args.listen).await?;
+    let address = listener.local_addr().map_err(system("asking for the address"))?;
+    let stopping = watch::Sender::new(false);
+    let accepting = accept(listener, witness.router(), config, stopping.subscribe());
+    let accepting = tokio::spawn(accepting);
+    let (key, logs) = (witness.verifier(), args.logs.len());
+    let mut out = io::stdout();
+    writeln!(out, "{} listens on http://{address}   keys of logs: {logs}\n\n  {key}\n", key.name())
+        .and_then(|()| out.flush())
+        .map_err(system("writing to standard output"))?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    stopping.send_replace(true);
+    accepting
+        .await
+        .map_err(|e| ServeError::System { what: "accepting", source: io::Error::other(e) })
 }
 
 /// A running server.
@@ -172,7 +207,7 @@ impl Server {
         let stopping = watch::Sender::new(false);
         let router = app::router(&app);
         let accepting =
-            tokio::spawn(accept(listener, router, Arc::clone(&app), stopping.subscribe()));
+            tokio::spawn(accept(listener, router, app.config.clone(), stopping.subscribe()));
         tracing::info!(%address, "listening");
         Ok(Self { address, app, stopping, accepting, _ephemeral: ephemeral })
     }
@@ -204,12 +239,12 @@ async fn listen(listen: SocketAddr) -> Result<TcpListener, ServeError> {
 async fn accept(
     listener: TcpListener,
     router: Router,
-    app: Arc<App>,
+    config: Config,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let builder = Arc::new(builder(&app.config));
+    let builder = Arc::new(builder(&config));
     let graceful = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(app.config.connections_max));
+    let room = Arc::new(Semaphore::new(config.connections_max));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -228,10 +263,10 @@ async fn accept(
         };
         match Arc::clone(&room).try_acquire_owned() {
             Ok(permit) => {
-                let timeout = app.config.header_timeout;
+                let timeout = config.header_timeout;
                 let served = serve(
                     stream,
-                    app.config.send_timeout,
+                    config.send_timeout,
                     Arc::clone(&builder),
                     router.clone(),
                     timeout,
@@ -242,14 +277,14 @@ async fn accept(
                     drop(permit);
                 });
             }
-            Err(_) if connections.len() < app.config.connections_max + REFUSALS_MAX => {
+            Err(_) if connections.len() < config.connections_max + REFUSALS_MAX => {
                 connections.spawn(refuse(stream));
             }
             Err(_) => {}
         }
     }
     drop(listener);
-    let waited = tokio::time::timeout(app.config.shutdown_timeout, graceful.shutdown()).await;
+    let waited = tokio::time::timeout(config.shutdown_timeout, graceful.shutdown()).await;
     if waited.is_err() {
         tracing::warn!(
             connections = connections.len(),

@@ -15,7 +15,7 @@ use crate::{
         packed_head,
         superblock::decode_copy,
     },
-    proof::{Checkpoint, Note, Receipt, TilePath, VerifierKey},
+    proof::{Checkpoint, Note, Receipt, Submission, TilePath, VerifierKey},
     record::{Entry, Leaf, Role, genesis},
     words::Hash,
 };
@@ -144,6 +144,10 @@ pub fn proof(bytes: &[u8]) {
             assert!(note.text().starts_with(&checkpoint.to_string()));
         }
         let _held = note.verify(&key).is_ok();
+    }
+    if let Ok(submission) = Submission::parse(rest) {
+        assert_eq!(submission.to_string().as_bytes(), rest);
+        let _held = submission.judge(key.as_slice(), None).is_ok();
     }
     if let Ok(receipt) = Receipt::parse(rest) {
         assert_eq!(receipt.to_string().as_bytes(), rest);

@@ -14,6 +14,7 @@ mod merkle;
 mod note;
 mod receipt;
 mod tile;
+mod witness;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use key::{CosignerKey, KeyError, KeyKind, LogKey, VerifierKey};
@@ -24,6 +25,7 @@ pub use merkle::{
 pub use note::{NOTE_BYTES_MAX, Note, NoteError, NoteSignature, SIGNATURES_MAX, Signed};
 pub use receipt::{Covered, EXTRA_BYTES_MAX, Receipt, ReceiptError};
 pub use tile::{Place, TILE_HASHES, Tile, TilePath};
+pub use witness::{NoSubmission, Refused, SUBMISSION_BYTES_MAX, Submission};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 

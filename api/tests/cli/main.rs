@@ -11,6 +11,7 @@ mod offline;
 mod read;
 mod tail;
 mod verify;
+mod witness;
 
 use std::process::{Command, Output};
 

@@ -2,8 +2,8 @@
 
 use kimberlite_store::{
     proof::{
-        Checkpoint, CosignerKey, LogKey, Note, Receipt, TilePath, VerifierKey, inclusion,
-        leaf_hash, subtree_root,
+        Checkpoint, CosignerKey, LogKey, Note, Receipt, Submission, TilePath, VerifierKey,
+        inclusion, leaf_hash, subtree_root,
     },
     words::Hash,
 };
@@ -24,7 +24,10 @@ fn texts() -> Vec<Vec<u8>> {
         Receipt { index: 4, hashes, checkpoint: note.clone(), extra: Some(vec![0, 1, 2]) };
     let keys = [log.verifier().to_string(), witness.verifier().to_string()];
     let path = "tile/0/x001/x234/067.p/5".to_owned();
-    let all = [receipt.to_string(), note.to_string(), text, path].into_iter().chain(keys);
+    let submission = Submission::new(3, receipt.hashes.clone(), note.clone()).unwrap();
+    let all = [receipt.to_string(), submission.to_string(), note.to_string(), text, path]
+        .into_iter()
+        .chain(keys);
     all.map(String::into_bytes).collect()
 }
 
@@ -39,6 +42,12 @@ fn read(bytes: &[u8]) -> usize {
         assert_eq!(receipt.to_string().as_bytes(), bytes);
         let log = LogKey::new("l", &[1; 32]).unwrap();
         let _held = receipt.verify(Hash([0; 32]), log.verifier(), &[]).is_ok();
+        read += 1;
+    }
+    if let Ok(submission) = Submission::parse(bytes) {
+        assert_eq!(submission.to_string().as_bytes(), bytes);
+        let log = LogKey::new("l", &[1; 32]).unwrap();
+        let _judged = submission.judge(&[log.verifier().clone()], None).is_ok();
         read += 1;
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return read };
@@ -61,8 +70,8 @@ fn read(bytes: &[u8]) -> usize {
 fn whole_texts_are_read_and_spoiled_ones_never_panic() {
     let mut chance = Chance(5);
     let texts = texts();
-    // A receipt has a note's form too.
-    assert_eq!(texts.iter().map(|t| read(t)).collect::<Vec<_>>(), [2, 1, 1, 1, 1, 1]);
+    // A receipt and a submission have a note's form too.
+    assert_eq!(texts.iter().map(|t| read(t)).collect::<Vec<_>>(), [2, 2, 1, 1, 1, 1, 1]);
     let mut still = 0;
     for _ in 0..200_000 {
         let mut bytes = texts[chance.below(texts.len() as u64) as usize].clone();

@@ -6,3 +6,4 @@ mod any_bytes;
 mod oracles;
 mod support;
 mod vectors;
+mod witness;

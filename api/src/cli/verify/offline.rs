@@ -8,14 +8,17 @@ use std::{
 
 use clap::{Args, Subcommand};
 use kimberlite_store::{
-    proof::{Covered, KeyKind, Receipt, ReceiptError, VerifierKey, leaf_hash},
+    proof::{Covered, Receipt, ReceiptError, VerifierKey, leaf_hash},
     words::{Hash, Timestamp},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::opening::{OpenedLeaf, Opening, unhex};
-use crate::cli::Output;
+use crate::cli::{
+    Output,
+    keys::{log_key, witness_key},
+};
 
 /// Longest file that is read, in bytes: an opening holds an event's JSON twice.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -396,20 +399,6 @@ fn read(path: &Path) -> Result<Vec<u8>, OfflineError> {
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text))
         .map_err(|source| OfflineError::Read { file: name(), source })?;
     if text.len() as u64 > FILE_BYTES_MAX { Err(OfflineError::TooLong(name())) } else { Ok(text) }
-}
-
-fn log_key(text: &str) -> Result<VerifierKey, String> {
-    key(text, KeyKind::Log, "that is a witness's key, not a log's")
-}
-
-fn witness_key(text: &str) -> Result<VerifierKey, String> {
-    key(text, KeyKind::Cosigner, "that is a log's key, not a witness's")
-}
-
-fn key(text: &str, kind: KeyKind, otherwise: &str) -> Result<VerifierKey, String> {
-    let key: VerifierKey =
-        text.parse().map_err(|e: kimberlite_store::proof::KeyError| e.to_string())?;
-    if key.kind() == kind { Ok(key) } else { Err(otherwise.to_owned()) }
 }
 
 fn hash(text: &str) -> Result<Hash, String> {
