@@ -57,6 +57,7 @@ const fn kind(message: &Message) -> u8 {
         Message::RequestStartView { .. } => 8,
         Message::Fetch { .. } => 9,
         Message::Supply { .. } => 10,
+        Message::Follows { .. } => 11,
     }
 }
 
@@ -81,6 +82,10 @@ fn put_fields(message: &Message, out: &mut BytesMut) {
         Message::Alive { view, round } => {
             out.put_u64_le(view.0);
             out.put_u64_le(*round);
+        }
+        Message::Follows { view, op } => {
+            out.put_u64_le(view.0);
+            out.put_u64_le(op.0);
         }
         Message::StartViewChange { view, joined } => {
             out.put_u64_le(view.0);
@@ -187,6 +192,7 @@ fn message(kind: u8, from: &mut Cursor<'_>) -> Result<Message, CodecError> {
             Message::Fetch { op, identity: known.then_some(identity) }
         }
         10 => Message::Supply { committed: from.flag()?, entry: from.entry()? },
+        11 => Message::Follows { view: from.view()?, op: from.op()? },
         _ => return Err(CodecError::Malformed),
     })
 }
@@ -310,6 +316,7 @@ mod tests {
             Message::PrepareOk { view, op, identity },
             Message::Commit { view, op, identity, round: 12 },
             Message::Alive { view, round: 12 },
+            Message::Follows { view, op },
             Message::StartViewChange { view, joined: View(2) },
             Message::DoViewChange { view, log_view: View(1), tail: tail.clone() },
             Message::DoViewChange { view, log_view: View(1), tail: short },

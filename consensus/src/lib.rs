@@ -37,12 +37,14 @@
 //! before an op that lets it in is committed, and that it knows so is durable. The members with their incarnations stand in
 //! headers, so that a vote of a lost disk is seen to be one in any log that knows better.
 //!
-//! **Standbys.** A replica that is no member follows like a backup and is silent: it is counted for nothing, leads nothing
-//! and wants no view. A view whose turn would be a standby's is passed over.
+//! **Standbys.** A replica that is no member follows like a backup: it is counted for nothing, leads nothing and wants no
+//! view. A view whose turn would be a standby's is passed over.
+//!
+//! **Growth.** One op adds a standby that has caught up, or removes a member. It counts from where it stands in a log; it is
+//! ordered when all before it is committed and a quorum has the log of the view.
 //!
 //! A cluster of one is the same code: a quorum of one, no messages, no timers. `specs/decisions/0011-replication.md` has the
-//! choices and why each is safe. Absent: growth and shrinking (`specs/decisions/0014-members.md`), agreement on
-//! time beyond op times that rise.
+//! choices and why each is safe. Absent: agreement on time beyond op times that rise.
 
 #![warn(clippy::float_arithmetic, clippy::wildcard_enum_match_arm)]
 
@@ -67,4 +69,4 @@ pub use members::{FIRST_INCARNATION, Members};
 pub use mender::{Gap, Mender, Told};
 pub use message::{Entry, Envelope, Message, ReplicaId, Tail};
 pub use replica::{Replica, Status};
-pub use step::{Form, Input, Notice, Outbox, Output, Recovered, Superblock};
+pub use step::{Change, ChangeRefused, Form, Input, Notice, Outbox, Output, Recovered, Superblock};

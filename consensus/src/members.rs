@@ -3,6 +3,8 @@
 //! The members as of an op stand in its header, once they are not those that the cluster began with. So they are known
 //! from any one header, wherever a log is read on from, and of ops whose bodies nobody has sent.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::{
@@ -71,12 +73,42 @@ impl Members {
         rises.then_some(next)
     }
 
-    /// Whether one logged step leads from `before` to these: a replica goes on with another disk.
+    /// The members once another replica is one; `None` for who is, and where there is no place for it.
+    #[must_use]
+    pub fn with(&self, replica: ReplicaId, incarnation: u64) -> Option<Self> {
+        let at = self.seats.binary_search_by_key(&replica, |s| s.replica).err()?;
+        let fits = (FIRST_INCARNATION..INCARNATION_MAX).contains(&incarnation);
+        if !fits || replica.0 >= REPLICAS_MAX {
+            return None;
+        }
+        let mut next = self.clone();
+        next.seats.insert(at, Seat { replica, incarnation });
+        Some(next)
+    }
+
+    /// The members once a replica is none any more; `None` for who is none, and for the last one.
+    #[must_use]
+    pub fn without(&self, replica: ReplicaId) -> Option<Self> {
+        let at = self.seats.binary_search_by_key(&replica, |s| s.replica).ok()?;
+        let mut next = self.clone();
+        next.seats.remove(at);
+        (!next.seats.is_empty()).then_some(next)
+    }
+
+    /// Whether one logged step leads from `before` to these: a replica goes on with another disk, becomes a member, or
+    /// is none any more.
     pub fn is_step_from(&self, before: &Self) -> bool {
-        let mut pairs = self.seats.iter().zip(&before.seats);
-        let changed = self.seats.iter().zip(&before.seats).filter(|(a, b)| a != b).count();
-        let resets = pairs.all(|(a, b)| a.replica == b.replica && a.incarnation >= b.incarnation);
-        self.seats.len() == before.seats.len() && changed == 1 && resets
+        let of = |members: &Self, r| members.incarnation(r);
+        let all = (0..REPLICAS_MAX).map(ReplicaId);
+        let mut changed = all.filter(|r| of(self, *r) != of(before, *r));
+        let (Some(replica), None) = (changed.next(), changed.next()) else { return false };
+        // A seat that is kept is kept by the same disk, or by a later one.
+        matches!(of(self, replica), 0) || of(self, replica) > of(before, replica)
+    }
+
+    /// Whether one of them is no member of the other's.
+    pub(crate) fn differ_in_voters(&self, other: &Self) -> bool {
+        self.voters() != other.voters()
     }
 
     /// How many bytes [`Members::encode`] appends.
@@ -110,6 +142,13 @@ impl Members {
         let members = Self { seats };
         let length = members.encoded_bytes();
         (*count > 0).then_some((members, length))
+    }
+}
+
+impl fmt::Display for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seat = |s: &Seat| format!("{}/{}", s.replica, s.incarnation);
+        f.write_str(&self.seats.iter().map(seat).collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -159,8 +198,31 @@ mod tests {
         assert!(!two.is_step_from(&first), "two at once");
         assert!(!first.is_step_from(&one), "back");
         assert!(!one.is_step_from(&one), "nothing");
-        assert!(!one.is_step_from(&Members::first(5)) && !one.is_step_from(&Members::first(2)));
+        assert!(!one.is_step_from(&Members::first(5)), "two at once");
         assert_eq!(reset(&one, 1), None, "known already");
         assert_eq!(reset(&first, 3), None, "no member");
+    }
+
+    #[test]
+    fn a_step_adds_or_removes_one_member() {
+        let three = Members::first(3);
+        let four = three.with(ReplicaId(4), 7).unwrap();
+        assert_eq!((four.voters().count(), four.incarnation(ReplicaId(4))), (4, 7));
+        assert!(four.is_step_from(&three) && three.is_step_from(&four));
+        assert_eq!(four.without(ReplicaId(4)), Some(three.clone()));
+        let two = three.without(ReplicaId(0)).unwrap();
+        assert!(two.is_step_from(&three) && !two.is_step_from(&four));
+        let other = two.with(ReplicaId(3), 1).unwrap();
+        assert!(!other.is_step_from(&three), "one for another");
+        let both = four.with_reset(ReplicaId(1), 2).unwrap();
+        assert!(!both.is_step_from(&three), "a member and a disk");
+        assert_eq!(three.with(ReplicaId(2), 3), None, "a member already");
+        assert_eq!(three.with(ReplicaId(REPLICAS_MAX), 1), None, "no such replica");
+        assert_eq!(three.with(ReplicaId(3), 0), None, "no such disk");
+        assert_eq!(three.without(ReplicaId(3)), None, "no member");
+        assert_eq!(Members::first(1).without(ReplicaId(0)), None, "the last one");
+        let mut bytes = Vec::new();
+        four.encode(&mut bytes);
+        assert_eq!(Members::decode(&bytes), Some((four, bytes.len())));
     }
 }

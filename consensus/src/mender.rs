@@ -120,6 +120,7 @@ impl Mender {
             | Message::PrepareOk { .. }
             | Message::Commit { .. }
             | Message::Alive { .. }
+            | Message::Follows { .. }
             | Message::StartViewChange { .. }
             | Message::DoViewChange { .. }
             | Message::RequestStartView { .. } => Told::Nothing,

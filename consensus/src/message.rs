@@ -124,6 +124,13 @@ pub enum Message {
         /// The round that it heard.
         round: u64,
     },
+    /// Who is no member says how far it is. It is counted for nothing: it shows whom the cluster may grow by.
+    Follows {
+        /// The view.
+        view: View,
+        /// All ops up to this one are durable there.
+        op: Op,
+    },
     /// The sender wants this view.
     StartViewChange {
         /// The view that it wants.

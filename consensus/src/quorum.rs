@@ -49,6 +49,14 @@ impl Voters {
     }
 }
 
+impl FromIterator<ReplicaId> for Voters {
+    fn from_iter<I: IntoIterator<Item = ReplicaId>>(replicas: I) -> Self {
+        let mut voters = Self::default();
+        replicas.into_iter().for_each(|r| voters.add(r));
+        voters
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

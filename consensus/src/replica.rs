@@ -6,6 +6,7 @@ mod members;
 mod normal;
 #[cfg(feature = "sim")]
 mod planted;
+mod reconfigure;
 mod repair;
 mod view_change;
 
@@ -19,7 +20,7 @@ use crate::{
     members::Members,
     message::{Entry, Envelope, Message, ReplicaId, Tail},
     quorum::{self, Voters},
-    step::{Form, Input, Notice, Outbox, Output, Recovered, Superblock},
+    step::{Change, ChangeRefused, Form, Input, Notice, Outbox, Output, Recovered, Superblock},
     timer::Timer,
 };
 use install::Goal;
@@ -89,6 +90,12 @@ pub struct Replica {
     round: u64,
     echoed: Vec<u64>,
     incarnations: Vec<u64>,
+    /// How far those are that are no members.
+    follows: Vec<Option<Op>>,
+    /// As primary: who has taken the log of this view.
+    took: Voters,
+    /// As primary: the change of the members that is to be ordered.
+    wanted: Option<Change>,
     nonce: u64,
     /// The others know this disk, and that they do is durable here.
     let_in: bool,
@@ -150,6 +157,9 @@ impl Replica {
             round: 0,
             echoed: vec![0; count],
             incarnations: vec![0; count],
+            follows: vec![None; count],
+            took: Voters::default(),
+            wanted: None,
             nonce,
             let_in: false,
             known_from: None,
@@ -163,6 +173,7 @@ impl Replica {
             #[cfg(feature = "sim")]
             mutant: None,
         };
+        this.sure = this.sure.max(this.behind_steps());
         this.let_in = this.knows_its_disk();
         this.start(now_ms);
         this
@@ -188,7 +199,9 @@ impl Replica {
         let last = last.or(self.committed.as_ref().map(|h| h.time_us));
         #[cfg(feature = "sim")]
         let last = last.filter(|_| !self.has(Mutant::AnyTime));
-        last.map_or(now_us, |last| now_us.max(last + 1))
+        // A change of the members comes before what is being built, and takes the next microsecond.
+        let behind = 1 + i64::from(self.wanted.is_some());
+        last.map_or(now_us, |last| now_us.max(last + behind))
     }
 
     /// The last committed op.
@@ -261,7 +274,7 @@ impl Replica {
         let room = self.slots == 1 || self.op().0 < self.commit().0 + PIPELINE_MAX;
         #[cfg(feature = "sim")]
         let room = room || self.has(Mutant::NoBound);
-        self.leads() && room
+        self.leads() && room && self.wanted.is_none()
     }
 
     /// The last round of heartbeats.
@@ -295,6 +308,8 @@ impl Replica {
         match input {
             Input::Request { time_us, sections } => self.prepare(now_ms, time_us, sections, out),
             Input::Order => self.order(now_ms, out),
+            Input::Change(change) => self.want(now_ms, change),
+            Input::Resign => self.resign(out),
             Input::Message(envelope) => self.message(now_ms, envelope, out),
             Input::Written { op, identity } => self.written(now_ms, op, identity, out),
             Input::Refused { op, identity } => self.refused(op, identity, out),
@@ -333,7 +348,16 @@ impl Replica {
                     if self.counts_itself() {
                         let message = Message::Alive { view, round };
                         out.push(Output::Send { to: from, message });
+                    } else if self.follows_only() {
+                        let message = Message::Follows { view, op: self.durable_op() };
+                        out.push(Output::Send { to: from, message });
                     }
+                }
+            }
+            Message::Follows { view, op } => {
+                if view == self.view() && self.is_primary() {
+                    self.heard_ms[usize::from(from.0)] = now;
+                    self.follows[usize::from(from.0)] = Some(op);
                 }
             }
             Message::Alive { view, round } if self.counts(from, incarnation) => {

@@ -18,8 +18,14 @@ pub enum Input {
         /// The header's sections.
         sections: Bytes,
     },
-    /// Order an op of the replica's own, for which [`Replica::wants_order`] asks. Not while the driver builds one.
+    /// Order an op of the replica's own, for which [`Replica::wants_order`] asks. Not while the driver builds one, but for
+    /// a change of the members: nothing is taken in before that one is ordered.
     Order,
+    /// Change the members. Only while [`Replica::may_change`], and not while the driver builds an op. It is ordered once
+    /// nothing is in flight; until then no request is taken.
+    Change(Change),
+    /// As primary: let somebody else lead.
+    Resign,
     /// A message came in.
     Message(Envelope),
     /// An op is durable here.
@@ -96,6 +102,47 @@ pub enum Output {
     Deposed,
     /// Something that no honest replica does.
     Notice(Notice),
+}
+
+/// One step of growth or of shrinking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A replica that follows becomes a member.
+    Add(ReplicaId),
+    /// A member is none any more: it follows.
+    Remove(ReplicaId),
+}
+
+/// Why a change of the members is not ordered, for now or for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeRefused {
+    /// This replica does not lead, or does not know yet that a quorum follows it.
+    #[error("this replica does not lead")]
+    NotLeading,
+    /// Another change is not committed yet.
+    #[error("another change of the members is under way")]
+    Underway,
+    /// There is no such replica.
+    #[error("there is no such replica")]
+    Unknown,
+    /// Who is to be added is a member, or who is to be removed is none.
+    #[error("the members are already so")]
+    Already,
+    /// Nobody would be left.
+    #[error("the last member stays")]
+    Last,
+    /// A primary does not remove itself; somebody else has to lead first.
+    #[error("the primary is not removed by itself")]
+    Primary,
+    /// Who is to be added was not heard lately, or lacks too much of the log.
+    #[error("the replica has not caught up")]
+    Behind,
+    /// No quorum of the members behind the change was heard lately.
+    #[error("too few of the members behind the change are there")]
+    TooFew,
+    /// A cluster of one grows by a replica with its first disk: nobody else could let a later one in.
+    #[error("a cluster of one does not grow by a replaced disk")]
+    NewDisk,
 }
 
 /// As what an op is sent.

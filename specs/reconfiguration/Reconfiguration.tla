@@ -48,9 +48,6 @@ Members(log) ==
   IF log = <<>> THEN Start
   ELSE LET e == log[Len(log)] IN (Members(SubSeq(log, 1, Len(log) - 1)) \cup e.add) \ e.remove
 MembersAt(log, k) == Members(SubSeq(log, 1, k))
-\* Whom a replica takes for members. (The mutant counts a step when it is known to be committed.)
-InForce(log, commit) ==
-  IF Mutant = "in-force-at-commit" THEN MembersAt(log, Min(commit, Len(log))) ELSE Members(log)
 
 IsQuorum(who, members) ==
   2 * Cardinality(IF Mutant = "outsiders-count" THEN who ELSE who \cap members) > Cardinality(members)
@@ -125,7 +122,7 @@ Commit(p) ==
      /\ \E k \in (me.commit + 1)..Len(me.log) :
           /\ \A j \in (me.commit + 1)..k :
                IsQuorum({o[1] : o \in {o \in oks : o[2] = me.view /\ o[3] = p /\ o[4] >= j}},
-                 IF Mutant = "in-force-at-commit" THEN InForce(me.log, me.commit) ELSE MembersAt(me.log, j))
+                 MembersAt(me.log, j))
           /\ rep' = [rep EXCEPT ![p].commit = k]
           /\ commits' = commits \cup {<<me.view, p, j, me.log[j]>> : j \in (me.commit + 1)..k}
      /\ UNCHANGED <<prepares, oks, dvcs, svs>>
@@ -140,7 +137,7 @@ LearnCommit(r) ==
 
 -----------------------------------------------------------------------------
 DvcOf(r, me) == [from |-> r, view |-> me.view, logView |-> me.logView, log |-> me.log, commit |-> me.commit,
-                 to |-> Primary(me.view, InForce(me.log, me.commit))]
+                 to |-> Primary(me.view, Members(me.log))]
 
 \* Who is no member by its own log may be one by another's, so everybody joins; who counts is the chooser's question.
 Join(r) ==
@@ -162,7 +159,7 @@ StartView(p) ==
      /\ \E D \in SUBSET heard :
           /\ D # {} /\ \E own \in D : own.from = p
           /\ LET best == Best(D)
-                 members == InForce(best.log, best.commit)
+                 members == Members(best.log)
                  commit == Max({d.commit : d \in D})
              IN /\ IsQuorum({d.from : d \in D}, members)
                 /\ p \in members \/ Mutant = "outsider-leads"

@@ -13,7 +13,7 @@ use std::{
 };
 
 use kimberlite_consensus::{
-    Envelope, Header, Input, Notice, Op, Recovered, Replica, Superblock,
+    Change, ChangeRefused, Envelope, Header, Input, Notice, Op, Recovered, Replica, Superblock,
     prng::Prng,
     sim::{Failure, Host, Mutant, Reply, Stopped, Work},
 };
@@ -151,6 +151,13 @@ impl Host for SimHost {
             None => State::start(&self.disk, now_ms, self.size, self.mutant)?,
         };
         Ok(())
+    }
+
+    fn change(&mut self, now_ms: u64, change: Change) -> Result<(), ChangeRefused> {
+        match &mut self.state {
+            State::Runs(runs) => runs.engine.change(now_ms, change),
+            State::Mends(_) => Err(ChangeRefused::NotLeading),
+        }
     }
 
     fn scrub(&mut self, now_ms: u64) -> Result<bool, Stopped> {

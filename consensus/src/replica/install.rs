@@ -9,6 +9,7 @@ use crate::{
     header::{Header, Identity, Op, View},
     limits::HEARTBEAT_MS,
     message::{Message, ReplicaId, Tail},
+    quorum::Voters,
     timer::Timer,
 };
 
@@ -186,6 +187,9 @@ impl Replica {
         self.expect_primary(now);
         self.heard_ms.iter_mut().for_each(|at| *at = now);
         self.echoed.iter_mut().for_each(|round| *round = 0);
+        self.follows.iter_mut().for_each(|f| *f = None);
+        self.took = Voters::default();
+        self.took.add(self.me);
         if self.primary() != self.me {
             return self.say_ok(out);
         }

@@ -6,20 +6,42 @@ use crate::sim::Mutant;
 use crate::{
     header::{Header, Op},
     limits::{PIPELINE_MAX, SUFFIX_MAX},
+    members::Members,
     message::Entry,
 };
+
+/// Whether an op changes who votes.
+pub(super) fn steps(header: &Header, before: &Members) -> bool {
+    header.members.as_ref().is_some_and(|next| next.differ_in_voters(before))
+}
 
 impl Replica {
     /// Adds an op at the end of the log and has it written.
     pub(super) fn append(&mut self, entry: Entry, out: &mut Outbox) {
         let Entry { header, body } = entry;
         let previous = self.head().cloned();
+        // Its primary had committed all before it, if it changes who votes.
+        if steps(&header, self.members()) {
+            self.sure = self.sure.max(self.op());
+        }
         self.forget_lost_disks(&header);
         self.suffix.push_back(Pending::new(header.clone(), false));
         // Its primary had committed all ops so far before it.
         let floor = Op(header.op.0.saturating_sub(PIPELINE_MAX));
         self.sure = self.sure.max(floor);
         out.push(Output::Write { header, previous, body: Some(body) });
+    }
+
+    /// The last op of this log that lies before one that changes who votes; 0 where there is none.
+    pub(super) fn behind_steps(&self) -> Op {
+        let (mut last, mut members) = (Op(0), self.members_of(self.tip()));
+        for header in self.suffix() {
+            if steps(header, members) {
+                last = Op(header.op.0 - 1);
+            }
+            members = self.members_of(Some(header));
+        }
+        last
     }
 
     /// Whether an op can come next in this log.

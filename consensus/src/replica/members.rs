@@ -2,25 +2,21 @@
 //! nothing and takes no part in a change of the view before an op that lets it in is committed. Once that op stands in a
 //! log, what earlier incarnations said counts for nothing there.
 
-use bytes::Bytes;
-
-use super::{Form, Notice, Outbox, Output, Replica, Vote};
+use super::{Notice, Outbox, Output, Replica, Vote};
 #[cfg(feature = "sim")]
 use crate::quorum;
 #[cfg(feature = "sim")]
 use crate::sim::Mutant;
 use crate::{
     header::Header,
-    limits::RESEND_MS,
     members::{FIRST_INCARNATION, Members},
-    message::{Entry, ReplicaId},
+    message::ReplicaId,
     quorum::Voters,
-    timer::Timer,
 };
 
 impl Replica {
     /// The members as of an op.
-    fn members_of<'a>(&'a self, header: Option<&'a Header>) -> &'a Members {
+    pub(super) fn members_of<'a>(&'a self, header: Option<&'a Header>) -> &'a Members {
         header.and_then(|h| h.members.as_ref()).unwrap_or(&self.first)
     }
 
@@ -31,6 +27,8 @@ impl Replica {
 
     /// Whether a quorum of the members as of an op is among these.
     pub(super) fn have_quorum(&self, header: Option<&Header>, who: Voters) -> bool {
+        #[cfg(feature = "sim")]
+        let header = if self.has(Mutant::InForceAtCommit) { self.tip() } else { header };
         self.is_quorum(self.members_of(header), who)
     }
 
@@ -66,13 +64,25 @@ impl Replica {
         self.is_let_in() && self.members().voters().has(self.me)
     }
 
+    /// Whether this replica is no member, and follows.
+    pub(super) fn follows_only(&self) -> bool {
+        !self.members().voters().has(self.me)
+    }
+
     /// Whether this replica may vote and acknowledge: the others have let its disk in, as far as it knows.
     pub fn is_let_in(&self) -> bool {
         #[cfg(feature = "sim")]
         if self.has(Mutant::VotesBeforeReset) {
             return true;
         }
-        self.let_in
+        self.let_in || self.is_added()
+    }
+
+    /// Whether an op that is not committed makes this replica a member. What earlier disks of it said counts in no log that
+    /// has this op.
+    fn is_added(&self) -> bool {
+        let known = self.members_of(self.tip()).incarnation(self.me);
+        known == 0 && self.members().incarnation(self.me) == self.superblock.incarnation
     }
 
     /// Whether what is committed here lets this replica's disk in.
@@ -99,13 +109,14 @@ impl Replica {
         }
     }
 
-    /// Whether an op of this replica's own waits for [`crate::Input::Order`].
+    /// Whether an op of this replica's own waits for [`crate::Input::Order`]: one that lets a disk in, or changes the members.
     pub fn wants_order(&self) -> bool {
-        self.slots > 1 && self.takes_requests() && self.stranger().is_some()
+        let stranger = || self.takes_requests() && !self.is_changing() && self.stranger().is_some();
+        self.slots > 1 && (self.wants_change() || stranger())
     }
 
     /// Somebody who speaks with a later disk than the log knows of.
-    fn stranger(&self) -> Option<(ReplicaId, u64)> {
+    pub(super) fn stranger(&self) -> Option<(ReplicaId, u64)> {
         #[cfg(feature = "sim")]
         if self.has(Mutant::NeverLetIn) {
             return None;
@@ -115,27 +126,6 @@ impl Replica {
         let heard = (0..).map(ReplicaId).zip(self.incarnations.iter().copied());
         let mut others = heard.filter(|(r, _)| *r != self.me && voters.has(*r));
         others.find(|(r, newest)| *newest > known.incarnation(*r))
-    }
-
-    /// As primary: lets a replaced disk in.
-    pub(super) fn order(&mut self, now: u64, out: &mut Outbox) {
-        let Some((replica, newest)) = self.stranger() else { return };
-        if !self.takes_requests() {
-            return;
-        }
-        let Some(next) = self.members().with_reset(replica, newest) else { return };
-        // It says nothing of when: its time is just behind the last op's, whatever a clock shows.
-        let time_us = self.head().map_or(0, |h| h.time_us + 1);
-        let header = self.successor(time_us, Some(next), Bytes::new());
-        let op = header.op;
-        if self.suffix.is_empty() {
-            self.resend = Timer::after(now, RESEND_MS);
-        }
-        self.append(Entry { header, body: Bytes::new() }, out);
-        let form = Form::Prepare { view: self.view(), commit: self.commit() };
-        for to in self.others() {
-            out.push(Output::SendOp { to, op, form });
-        }
     }
 
     /// Whether an op's members follow from those of the log's end.

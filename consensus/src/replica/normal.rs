@@ -86,7 +86,8 @@ impl Replica {
             if self.has(Mutant::SmallQuorum) {
                 self.others().filter(|r| !p.acks.has(*r)).take(1).for_each(|r| who.add(r));
             }
-            p.durable && self.have_quorum(Some(&p.header), who)
+            let known = p.header.op <= self.sure;
+            known || (p.durable && self.have_quorum(Some(&p.header), who))
         };
         let count = self.suffix.iter().take_while(|p| have(p)).count() as u64;
         self.sure = self.sure.max(Op(self.commit().0 + count));
@@ -216,7 +217,7 @@ impl Replica {
     }
 
     fn prepare_ok(&mut self, op: Op, identity: Identity, out: &mut Outbox) {
-        if self.may_vouch() && self.primary() != self.me && op > Op(0) {
+        if self.may_vouch() && self.primary() != self.me {
             let message = Message::PrepareOk { view: self.view(), op, identity };
             out.push(Output::Send { to: self.primary(), message });
         }
@@ -236,6 +237,7 @@ impl Replica {
             return;
         }
         self.heard_ms[usize::from(from.0)] = now;
+        self.took.add(from);
         if op <= self.commit() {
             return;
         }
@@ -275,17 +277,9 @@ impl Replica {
     }
 
     fn lead(&mut self, now: u64, out: &mut Outbox) {
-        let mut heard = Voters::default();
-        for (replica, at) in (0..).map(ReplicaId).zip(&self.heard_ms) {
-            if replica == self.me || now < at + ABDICATE_MS {
-                heard.add(replica);
-            }
-        }
-        if !self.have_quorum(self.head(), heard) {
+        if !self.have_quorum(self.head(), self.heard(now)) {
             // Whoever still hears this replica should look for one that is heard too.
-            self.resigned = true;
-            out.push(Output::Deposed);
-            return;
+            return self.resign(out);
         }
         if self.heartbeat.fires(now, HEARTBEAT_MS) {
             self.beat(out);
@@ -297,6 +291,21 @@ impl Replica {
                     out.push(Output::SendOp { to, op: pending.header.op, form });
                 }
             }
+        }
+    }
+
+    /// As primary: whom it heard lately, itself among them.
+    pub(super) fn heard(&self, now: u64) -> Voters {
+        let heard = (0..).map(ReplicaId).zip(&self.heard_ms);
+        let lately = heard.filter(|(r, at)| *r == self.me || now < **at + ABDICATE_MS);
+        lately.map(|(replica, _)| replica).collect()
+    }
+
+    /// As primary: stops speaking, so that others look for another one.
+    pub(super) fn resign(&mut self, out: &mut Outbox) {
+        if self.slots > 1 && self.is_primary() {
+            (self.resigned, self.wanted) = (true, None);
+            out.push(Output::Deposed);
         }
     }
 

@@ -31,6 +31,9 @@ impl Replica {
             | Mutant::VotesBeforeReset
             | Mutant::StandbysCount
             | Mutant::NeverLetIn
+            | Mutant::StepTooEarly
+            | Mutant::NeverChanges
+            | Mutant::InForceAtCommit
             | Mutant::OwnLog
             | Mutant::CutOnLeaving
             | Mutant::VoteUncertain

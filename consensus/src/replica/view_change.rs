@@ -98,7 +98,7 @@ impl Replica {
         }
         self.status = Status::ViewChange;
         self.superblock.view = view;
-        self.resigned = false;
+        (self.resigned, self.wanted) = (false, None);
         self.inherited = Op(0);
         self.goal = None;
         self.held.clear();
@@ -149,7 +149,8 @@ impl Replica {
 
     /// What this replica has, once it has durably left all earlier views; nothing while it may have had more.
     fn own_vote(&self) -> Option<Vote> {
-        let durable = self.durable.view == self.view() && !self.resigned && self.counts_itself();
+        // Who is no member by its own log may be one by another's: whom it counts for is for who chooses.
+        let durable = self.durable.view == self.view() && !self.resigned && self.is_let_in();
         let certain = !self.durable.uncertain;
         #[cfg(feature = "sim")]
         let certain = certain || self.has(Mutant::VoteUncertain);
@@ -176,11 +177,16 @@ impl Replica {
     pub(super) fn press(&mut self, now: u64, out: &mut Outbox) {
         if self.goal.is_some() {
             self.pursue(now, out);
-        } else if self.superblock.uncertain || !self.counts_itself() {
+        } else if self.superblock.uncertain || !self.is_let_in() {
             self.ask_for_view(out);
         } else {
             self.say_vote(out);
             self.choose(now, out);
+        }
+        if self.follows_only() {
+            // It wants no view. By others' logs it may be a member that they wait for: they hear where it is.
+            let joined = self.durable.view;
+            self.send_all(&Message::StartViewChange { view: joined, joined }, out);
         }
     }
 

@@ -1,12 +1,14 @@
 //! What must hold, looked at after every event.
 
+mod members;
+
 use std::collections::BTreeMap;
 
 use crate::{
     Entry, FIRST_INCARNATION, Header, Identity, Members, Message, Op, Replica, Superblock, View,
     limits::{PIPELINE_MAX, SUFFIX_MAX},
     message::ReplicaId,
-    quorum::{self, Voters},
+    quorum::Voters,
 };
 
 /// The invariants, by their names.
@@ -33,6 +35,8 @@ pub const VIOLATIONS: &[(&str, &str)] = &[
     ("L2", "a client was not answered"),
     ("L3", "the core did not converge"),
     ("L7", "a replaced disk was not let in"),
+    ("L8", "a change of the members did not end"),
+    ("MEMBERS", "a change of the members was ordered too early"),
     ("NOTICE", "a replica was called a liar that is none"),
     ("HOST", "a host stopped for no reason from outside"),
 ];
@@ -66,7 +70,10 @@ fn hold(
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Checker {
-    members: Members,
+    /// The members before any op changed them.
+    first: Members,
+    /// The members as of ops, where they were changed before.
+    tables: BTreeMap<[u8; 32], Members>,
     alone: bool,
     /// Every op that was ever committed by anybody, with the time and view of its header.
     pub(super) canonical: Vec<(Identity, View, i64)>,
@@ -95,7 +102,8 @@ impl Checker {
     pub(super) fn new(members: u8, replicas: u8) -> Self {
         let count = usize::from(replicas);
         Self {
-            members: Members::first(members),
+            first: Members::first(members),
+            tables: BTreeMap::new(),
             alone: replicas == 1,
             canonical: Vec::new(),
             committed_in: Vec::new(),
@@ -164,7 +172,8 @@ impl Checker {
             // A frame that nobody saw being written.
             let Some(identity) = known.copied() else { return Ok(()) };
             let copies = self.copies(at, identity);
-            hold(copies >= usize::from(self.quorum()), "S3", || {
+            let quorum = Self::quorum_of(self.members_of(identity));
+            hold(copies >= usize::from(quorum), "S3", || {
                 format!("r{r} calls op {} committed, with {copies} copies", at + 1)
             })?;
             let (_, view, time) = self.canonical.last().copied().unwrap_or_default();
@@ -174,13 +183,9 @@ impl Checker {
         Ok(())
     }
 
-    fn quorum(&self) -> u8 {
-        quorum::replication(self.members.voters().count())
-    }
-
     /// How many members' disks have an op, or had it when they were lost.
     fn copies(&self, at: usize, identity: Identity) -> usize {
-        let voters = self.members.voters();
+        let voters = self.members_of(identity).voters();
         let disks = self.durable.iter().zip(&self.lost).zip((0..).map(ReplicaId));
         let disks = disks.filter(|(_, r)| voters.has(*r)).map(|(disks, _)| disks);
         disks.filter(|(d, l)| [d, l].iter().any(|i| i.get(at) == Some(&identity))).count()
@@ -193,11 +198,11 @@ impl Checker {
             disk.len() >= self.canonical.len()
                 && ops.into_iter().all(|(c, d)| c.0 == *d || *d == Identity::default())
         };
-        let voters = self.members.voters();
+        let voters = self.members().voters();
         let honest = |o: usize| o != r && o != liar && voters.has(ReplicaId(o as u8));
         let others = self.durable.iter().enumerate();
         let others = others.filter(|(o, disk)| honest(*o) && whole(disk));
-        r != liar && others.count() >= usize::from(self.quorum())
+        r != liar && others.count() >= usize::from(Self::quorum_of(self.members()))
     }
 
     /// A replica's disk is lost; another one takes its place.
@@ -266,11 +271,12 @@ impl Checker {
         for at in after.0 as usize..self.durable[r].len() {
             let (op, identity) = (Op(at as u64 + 1), self.durable[r][at]);
             let committed = self.canonical.get(at).is_some_and(|c| c.0 == identity);
-            let quorum = self.quorum();
+            let members = self.members_of(identity);
+            let quorum = Self::quorum_of(members);
             let acked = self.acks.range((op, View(0))..=(op, View(u64::MAX)));
             let acked = acked
                 .filter(|(_, (of, voters))| {
-                    *of == identity && voters.and(self.members.voters()).count() >= quorum
+                    *of == identity && voters.and(members.voters()).count() >= quorum
                 })
                 .count();
             hold(!committed && acked == 0, "S10", || format!("r{r} cut op {op}"))?;
@@ -303,7 +309,8 @@ impl Checker {
         self.canonical.push((identity, header.view, header.time_us));
         self.committed_in.push(view);
         let copies = self.copies(at, identity);
-        hold(copies >= usize::from(self.quorum()), "S3", || {
+        let quorum = Self::quorum_of(self.members_of(identity));
+        hold(copies >= usize::from(quorum), "S3", || {
             format!("op {op} is committed with {copies} copies")
         })
     }
@@ -385,12 +392,19 @@ impl Checker {
             Message::StartView { view, .. } => honest(durable.log_view == *view),
             Message::Prepare { view, entry, .. } => {
                 let (op, identity) = (entry.header.op, entry.header.identity());
+                let new = entry.header.view == *view;
+                if new && !self.prepared.contains_key(&(*view, op)) {
+                    self.ordered(*view, &entry.header)?;
+                }
                 let known = *self.prepared.entry((*view, op)).or_insert(identity);
                 hold(known == identity, "S8", || format!("two ops {op} in view {}", view.0))?;
                 self.body(from, entry)
             }
             Message::Supply { entry, .. } => self.body(from, entry),
             Message::Alive { .. } => honest(true),
+            Message::Follows { op, .. } => {
+                hold(op.0 <= disk.len() as u64, "S4", || format!("{from} says {message:?}"))
+            }
             Message::Commit { .. }
             | Message::StartViewChange { .. }
             | Message::RequestStartView { .. }

@@ -21,6 +21,7 @@ pub(super) fn message(message: &Message) -> &'static str {
         Message::PrepareOk { .. } => "messages: PrepareOk",
         Message::Commit { .. } => "messages: Commit",
         Message::Alive { .. } => "messages: Alive",
+        Message::Follows { .. } => "messages: Follows",
         Message::StartViewChange { .. } => "messages: StartViewChange",
         Message::DoViewChange { .. } => "messages: DoViewChange",
         Message::StartView { .. } => "messages: StartView",

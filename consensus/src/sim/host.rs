@@ -1,6 +1,9 @@
 //! What a world needs of that which it runs.
 
-use crate::{Envelope, Header, Identity, Input, Notice, Op, Replica, Superblock, prng::Prng};
+use crate::{
+    Change, ChangeRefused, Envelope, Header, Identity, Input, Notice, Op, Replica, Superblock,
+    prng::Prng,
+};
 
 use super::Mutant;
 
@@ -83,6 +86,11 @@ pub trait Host: Sized {
 
     /// The replica; `None` while its log is being repaired.
     fn replica(&self) -> Option<&Replica>;
+    /// An operator wants the members changed.
+    ///
+    /// # Errors
+    /// Why that is not taken up here, now.
+    fn change(&mut self, now_ms: u64, change: Change) -> Result<(), ChangeRefused>;
     /// Looks through the whole log; says whether something of it is damaged, and has it repaired then.
     ///
     /// # Errors

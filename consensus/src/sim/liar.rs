@@ -234,6 +234,7 @@ impl Liar {
             }
             Message::PrepareOk { .. }
             | Message::Alive { .. }
+            | Message::Follows { .. }
             | Message::StartViewChange { .. }
             | Message::StartView { .. }
             | Message::RequestStartView { .. }
@@ -324,6 +325,7 @@ const fn view_of(message: &Message) -> Option<View> {
         | Message::PrepareOk { view, .. }
         | Message::Commit { view, .. }
         | Message::Alive { view, .. }
+        | Message::Follows { view, .. }
         | Message::DoViewChange { view, .. }
         | Message::StartView { view, .. }
         | Message::RequestStartView { view, .. } => Some(*view),

@@ -49,6 +49,12 @@ mutants! {
     NeverLetIn, "never-let-in", ["L7"];
     /// Replicas that are no members acknowledge, vote and are counted.
     StandbysCount, "standbys-count", ["S3", "S8"];
+    /// A change of the members is ordered before what comes before it is committed, and before a quorum has the log.
+    StepTooEarly, "step-too-early", ["MEMBERS"];
+    /// A primary takes up changes of the members and forgets them.
+    NeverChanges, "never-changes", ["L8"];
+    /// A change of the members counts once it is committed.
+    InForceAtCommit, "in-force-at-commit", ["S3"];
     /// A replica cuts what it does not know to be committed when it leaves a view.
     CutOnLeaving, "cut-on-leaving", ["S10"];
     /// A primary goes on in its view after a restart.

@@ -112,6 +112,16 @@ pub enum Fault {
         /// How long.
         ms: u64,
     },
+    /// An operator, and no fault: a replica is to become a member.
+    Join {
+        /// Which replica.
+        replica: u8,
+    },
+    /// An operator, and no fault: a replica is to be no member any more.
+    Leave {
+        /// Which replica.
+        replica: u8,
+    },
     /// All messages of a kind are lost.
     Mute {
         /// The kind, as messages count them.
@@ -139,11 +149,15 @@ impl Fault {
             Self::Cut { .. } => 11,
             Self::Away { .. } => 12,
             Self::DiskFails { .. } => 13,
+            Self::Join { .. } => 14,
+            Self::Leave { .. } => 15,
         }
     }
 
     /// How many kinds there are.
-    pub const KINDS: usize = 14;
+    pub const KINDS: usize = 16;
+    /// How many of them are faults.
+    const FAULTS: u64 = 14;
 }
 
 /// A fault and its time.
@@ -185,6 +199,8 @@ impl fmt::Display for Planned {
             }
             Fault::Away { client, ms } => write!(f, "{at_us} away {client} {ms}"),
             Fault::Mute { kind, ms } => write!(f, "{at_us} mute {kind} {ms}"),
+            Fault::Join { replica } => write!(f, "{at_us} join {replica}"),
+            Fault::Leave { replica } => write!(f, "{at_us} leave {replica}"),
         }
     }
 }
@@ -217,6 +233,8 @@ impl Planned {
             "stall" => Fault::Stall { replica: replica()?, ms: n(1)? },
             "cut" => Fault::Cut { replica: replica()?, hears: n(1)? == 1, ms: n(2)? },
             "away" => Fault::Away { client: replica()?, ms: n(1)? },
+            "join" => Fault::Join { replica: replica()? },
+            "leave" => Fault::Leave { replica: replica()? },
             "mute" => Fault::Mute { kind: replica()?, ms: n(1)? },
             _ => return None,
         };
@@ -304,7 +322,8 @@ impl Config {
         let (loss, twice) = (rate(120), rate(150));
         let (replayed, corrupted, misdirected) = (rate(20), rate(20), rate(10));
         let members = [1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 6][random.below(12) as usize];
-        let standbys = [0, 0, 0, 1, 1, 2][Prng::new(seed ^ 0x57a).below(6) as usize];
+        let standbys = [0, 0, 0, 1, 1, 2, 2, 4][Prng::new(seed ^ 0x57a).below(8) as usize];
+        let standbys = if members > 2 { standbys.min(2) } else { standbys };
         Self {
             seed,
             replicas: members + standbys,
@@ -363,7 +382,11 @@ impl Config {
             ..drawn
         };
         let mut schedule = config.schedule();
-        schedule.retain(|p| !matches!(p.fault, Fault::Damage { .. } | Fault::LoseDisk { .. }));
+        let untold = |fault| {
+            use Fault::{Damage, Join, Leave, LoseDisk};
+            matches!(fault, Damage { .. } | LoseDisk { .. } | Join { .. } | Leave { .. })
+        };
+        schedule.retain(|p| !untold(p.fault));
         schedule.truncate(3);
         (config, schedule)
     }
@@ -403,7 +426,7 @@ impl Config {
     /// Draws the faults of a run: at least six, of at least three kinds.
     pub fn schedule(&self) -> Vec<Planned> {
         let mut random = Prng::new(self.seed ^ 0xfau64.rotate_left(40));
-        let mut kinds: Vec<u64> = (0..Fault::KINDS as u64).collect();
+        let mut kinds: Vec<u64> = (0..Fault::FAULTS).collect();
         if self.members < 3 {
             // There is no quorum of others.
             kinds.remove(9);
@@ -420,8 +443,30 @@ impl Config {
             let at_us = random.between(200_000, self.safety_us);
             planned.push(Planned { at_us, fault: self.fault(kind, &mut random) });
         }
+        self.change_members(&mut planned);
         planned.sort_by_key(|p| p.at_us);
         planned
+    }
+
+    /// Half of the clusters that have standbys grow by them, and some shrink again, or change one member for another.
+    fn change_members(&self, planned: &mut Vec<Planned>) {
+        let mut random = Prng::new(self.seed ^ 0x90f3);
+        let standbys = self.members..self.replicas;
+        if standbys.is_empty() || random.per_mille(500) {
+            return;
+        }
+        let mut faults: Vec<Fault> = standbys.map(|replica| Fault::Join { replica }).collect();
+        for _ in 0..random.below(u64::from(self.replicas) + 2) {
+            let replica = random.below(u64::from(self.replicas)) as u8;
+            let back = random.per_mille(300);
+            faults.push(if back { Fault::Join { replica } } else { Fault::Leave { replica } });
+        }
+        let mut at_us = random.between(200_000, 1_000_000);
+        for fault in faults {
+            planned.push(Planned { at_us, fault });
+            at_us += random.between(50_000, self.safety_us / 6);
+        }
+        planned.retain(|p| p.at_us < self.safety_us);
     }
 
     fn fault(&self, kind: u64, random: &mut Prng) -> Fault {
@@ -460,7 +505,7 @@ impl Config {
             10 => Fault::Stall { replica, ms },
             11 => Fault::Cut { replica, hears: random.per_mille(500), ms },
             12 => Fault::Away { client: random.below(self.clients) as u8, ms },
-            _ => Fault::Mute { kind: random.between(1, 10) as u8, ms: random.between(50, 800) },
+            _ => Fault::Mute { kind: random.between(1, 11) as u8, ms: random.between(50, 800) },
         }
     }
 }

@@ -5,6 +5,7 @@ mod damage;
 mod disks;
 mod events;
 mod liveness;
+mod members;
 mod trace;
 mod words;
 
@@ -19,7 +20,9 @@ use super::{
     liar::Liar,
     network::{Arrival, Network},
 };
-use crate::{FIRST_INCARNATION, Input, Message, Status, View, decode, prng::Prng};
+use crate::{
+    Change, FIRST_INCARNATION, Input, Message, ReplicaId, Status, View, decode, prng::Prng,
+};
 use trace::Trace;
 
 /// Microseconds between two ticks of a replica.
@@ -56,6 +59,7 @@ enum Event {
     Work { replica: u8, run: u64 },
     Seal { replica: u8, run: u64 },
     Fault(Fault),
+    Operate(Change),
     PowerOff { replica: u8, run: u64, down_ms: u64 },
     PowerOn { replica: u8 },
     Ask { client: usize, number: u64 },
@@ -128,6 +132,8 @@ pub struct World<H: Host> {
     answered: u64,
     core: u16,
     healed_us: Option<u64>,
+    /// What an operator wants done to the members, and has not seen done.
+    change: Option<Change>,
     trace: blake3::Hasher,
     coverage: Coverage,
     timeline: Vec<String>,
@@ -162,6 +168,7 @@ impl<H: Host> World<H> {
             answered: 0,
             core: 0,
             healed_us: None,
+            change: None,
             trace: blake3::Hasher::new(),
             coverage: Coverage::new(),
             timeline: Vec::new(),
@@ -376,9 +383,12 @@ impl<H: Host> World<H> {
         let (sent, replies, notices) = (host.sent(), host.replies(), host.notices());
         let committed = host.committed();
         let host = self.nodes[r].host.as_ref().expect("it did not stop");
+        let mut changed = Vec::new();
         if let Some(replica) = host.replica() {
             for header in &committed {
+                let before = self.checker.members().voters().count();
                 self.checker.commit(r, replica.view(), header)?;
+                changed.push((before, self.checker.members().voters().count()));
             }
             self.checker.look(replica)?;
         }
@@ -387,6 +397,9 @@ impl<H: Host> World<H> {
             let op = last.op;
             self.note(4, &[u64::from(replica), op.0]);
             *self.coverage.entry("commits").or_default() += committed.len() as u64;
+        }
+        for (before, after) in changed {
+            self.look_for_members(before, after);
         }
         for notice in notices {
             self.note(5, &[u64::from(replica), notice as u64]);
@@ -427,12 +440,16 @@ impl<H: Host> World<H> {
             "faults: no way to or from clients",
             "faults: client away",
             "faults: disk failure",
+            "operator: join",
+            "operator: leave",
         ];
         if self.healed_us.is_some() || self.waits(fault) {
             return;
         }
         self.count(KINDS[fault.kind()]);
-        self.count("faults");
+        if !matches!(fault, Fault::Join { .. } | Fault::Leave { .. }) {
+            self.count("faults");
+        }
         self.tell(&format!("{fault:?}"));
         let now = self.now_us;
         let all = self.config.replicas;
@@ -485,6 +502,8 @@ impl<H: Host> World<H> {
                 let client = usize::from(client) % self.clients.len();
                 self.clients[client].away_until = now + ms * 1000;
             }
+            Fault::Join { replica } => self.wants(Change::Add(ReplicaId(replica))),
+            Fault::Leave { replica } => self.wants(Change::Remove(ReplicaId(replica))),
             Fault::Mute { kind, ms } => self.network.mute(kind, now + ms * 1000),
         }
     }

@@ -5,6 +5,7 @@
 
 mod byzantine;
 mod damage;
+mod growth;
 mod members;
 mod scene;
 mod traps;
@@ -16,6 +17,7 @@ fn each_scene_that_the_table_of_traps_names_is_there() {
         include_str!("traps.rs"),
         include_str!("damage.rs"),
         include_str!("members.rs"),
+        include_str!("growth.rs"),
         include_str!("byzantine.rs"),
     ];
     let table = include_str!("../../../specs/decisions/0015-liars-and-traps.md");

@@ -49,6 +49,29 @@ fn a_replaced_disk_counts_for_nothing_before_it_is_let_in() {
     assert!(scene.actors[lost].replica.is_let_in());
 }
 
+/// Trap 1: an acknowledgement of a disk that the log does not know is none, whoever sends it.
+#[test]
+fn what_an_unknown_disk_says_does_not_count() {
+    let (mut scene, leader) = Scene::started(3);
+    scene.request(leader);
+    scene.pass(500);
+    let header = scene.request(leader);
+    scene.disk(leader);
+    scene.wire.clear();
+    let (view, op, identity) = (scene.view(leader), header.op, header.identity());
+    let other = (leader + 1) % 3;
+    let mut say = |incarnation| {
+        let message = Message::PrepareOk { view, op, identity };
+        let (from, to) = (ReplicaId(other as u8), ReplicaId(leader as u8));
+        let cluster = crate::scene::CLUSTER;
+        scene.wire = vec![Envelope { cluster, from, to, incarnation, message }];
+        scene.deliver(|_| true);
+        scene.actors[leader].committed
+    };
+    assert!(say(2) < op, "a disk that nobody let in");
+    assert!(say(1) < op, "one that another has replaced");
+}
+
 /// Trap 1: what a replica said before it lost its disk is no vote once the op that lets its new disk in stands in a log that
 /// is looked at, also where that op is long committed, and with who has not heard of the new disk.
 #[test]

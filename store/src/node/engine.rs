@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 #[cfg(feature = "sim")]
-use kimberlite_consensus::sim::Mutant;
+use kimberlite_consensus::{Change, ChangeRefused, sim::Mutant};
 use kimberlite_consensus::{
     Entry, Envelope, Form, Header, Identity, Input, Message, Notice, Op, Outbox, Output, ReplicaId,
     Superblock, View,
@@ -110,6 +110,9 @@ pub(crate) struct Engine<R> {
     /// Headers of the ops that were applied.
     #[cfg(feature = "sim")]
     pub(crate) committed: Vec<Header>,
+    /// A change of the members, until nothing is being built.
+    #[cfg(feature = "sim")]
+    change: Option<Change>,
     /// A bug that is planted.
     #[cfg(feature = "sim")]
     pub(crate) mutant: Option<Mutant>,
@@ -157,6 +160,8 @@ impl<R> Engine<R> {
             #[cfg(feature = "sim")]
             committed: Vec::new(),
             #[cfg(feature = "sim")]
+            change: None,
+            #[cfg(feature = "sim")]
             mutant: None,
         }
     }
@@ -199,8 +204,16 @@ impl<R> Engine<R> {
             self.place(sealed.header, sealed.frame, true);
         }
         self.carry_out(out)?;
-        if !self.machine.has_records() && self.machine.replica().wants_order() {
+        let building = self.machine.has_records();
+        let replica = self.machine.replica();
+        if replica.wants_change() || (!building && replica.wants_order()) {
             self.step(now_ms, Input::Order)?;
+        }
+        #[cfg(feature = "sim")]
+        if let Some(change) = self.change.take_if(|_| !building)
+            && self.machine.replica().may_change(now_ms, change).is_ok()
+        {
+            self.step(now_ms, Input::Change(change))?;
         }
         let idle = self.machine.idle_answers();
         if !idle.is_empty() {
@@ -208,6 +221,14 @@ impl<R> Engine<R> {
             self.unconfirmed.extend(idle.into_iter().map(|(reply, answer)| (round, reply, answer)));
             self.step(now_ms, Input::Confirm)?;
         }
+        Ok(())
+    }
+
+    /// An operator wants the members changed. Whether they are is seen in the log: a primary that is replaced forgets it.
+    #[cfg(feature = "sim")]
+    pub(crate) fn change(&mut self, now_ms: u64, change: Change) -> Result<(), ChangeRefused> {
+        self.machine.replica().may_change(now_ms, change)?;
+        self.change = Some(change);
         Ok(())
     }
 

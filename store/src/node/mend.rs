@@ -92,6 +92,8 @@ impl Mending {
             | Input::SuperblockWritten(_)
             | Input::Abandoned { .. }
             | Input::Order
+            | Input::Change(_)
+            | Input::Resign
             | Input::Confirm
             | Input::Idle => {}
         }

@@ -25,12 +25,12 @@ impl<H: Host> World<H> {
     /// Some ops on a replica's disk are damaged, `back` ops before the last one and around there: while it runs, or
     /// over a crash.
     pub(super) fn damage(&mut self, replica: u8, back: u64, bit: u64, down_ms: u64) {
-        let all = self.config.members;
+        let all = self.checker.members().voters().count();
         let spare = usize::from(all - quorum::replication(all));
         let r = usize::from(replica);
         let others = self.nodes.iter();
         let others = others.filter(|n| n.damage != Damage::None || n.is_fresh()).count();
-        if self.nodes[r].damage != Damage::None || others >= spare {
+        if self.nodes[r].damage != Damage::None || others >= spare || self.change.is_some() {
             return;
         }
         // What was written last is written again with what comes next.

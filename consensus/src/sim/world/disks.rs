@@ -1,15 +1,21 @@
 //! Disks that are lost, and those that take their place.
 
 use super::{Checked, Damage, Event, Failure, Fault, Host, Violation, World};
-use crate::Replica;
+use crate::{Replica, ReplicaId};
 
 impl<H: Host> World<H> {
     /// Puts off what would leave no quorum with all that is committed.
     pub(super) fn waits(&mut self, fault: Fault) -> bool {
         let Fault::LoseDisk { replica, .. } = fault else { return false };
+        let members = self.checker.members().voters();
+        if !members.has(ReplicaId(replica)) {
+            // Whoever is no member may be lost at any time: there is nothing to see in it.
+            return true;
+        }
         let one_lost = self.nodes.iter().any(|n| n.is_fresh() || n.damage != Damage::None);
-        let waits =
-            one_lost || !self.checker.may_lose(usize::from(replica), usize::from(self.config.liar));
+        let waits = one_lost
+            || self.change.is_some()
+            || !self.checker.may_lose(usize::from(replica), usize::from(self.config.liar));
         if waits {
             self.at(5_000, Event::Fault(fault));
         }

@@ -18,6 +18,7 @@ impl<H: Host> World<H> {
             | Event::Asked { replica, .. } => Some(*replica),
             Event::Arrive(arrival) => Some(arrival.to),
             Event::Fault(_)
+            | Event::Operate(_)
             | Event::PowerOff { .. }
             | Event::PowerOn { .. }
             | Event::Ask { .. }
@@ -43,6 +44,7 @@ impl<H: Host> World<H> {
                 self.fault(fault);
                 Ok(())
             }
+            Event::Operate(change) => self.operate(change),
             Event::PowerOff { replica, run, down_ms } => {
                 if self.nodes[usize::from(replica)].run == run {
                     self.power_off(replica, down_ms);

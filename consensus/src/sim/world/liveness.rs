@@ -1,7 +1,7 @@
 //! The liveness phase: a core is healed, the rest stays broken, and the core must answer and converge.
 
-use super::{Checked, Config, Damage, Host, Node, Stopped, Violation, Workload, World};
-use crate::{Op, Replica, Status, quorum};
+use super::{Checked, Config, Damage, Event, Host, Node, Stopped, Violation, Workload, World};
+use crate::{FIRST_INCARNATION, Members, Op, Replica, ReplicaId, Status};
 
 impl<H: Host> World<H> {
     pub(super) fn in_core(&self, replica: u8) -> bool {
@@ -10,17 +10,25 @@ impl<H: Host> World<H> {
 
     pub(super) fn heal(&mut self) -> Checked {
         let all = self.config.replicas;
-        let members = self.config.members;
-        let size = quorum::view_change(members).max(quorum::replication(members));
-        while self.core.count_ones() < u32::from(size) {
-            let replica = self.random.below(u64::from(members)) as u8;
+        let members = self.checker.members().clone();
+        let voters = members.voters();
+        // A step that was ordered may or may not stay: the core is a quorum either way.
+        let ahead: Vec<Members> = self.checker.members_ahead().cloned().collect();
+        let core = |core: u16| (0..all).map(ReplicaId).filter(|r| core >> r.0 & 1 == 1).collect();
+        while !ahead.iter().chain([&members]).all(|m| m.have_quorum(core(self.core))) {
+            let replica = self.random.below(u64::from(all)) as u8;
+            let node = &self.nodes[usize::from(replica)];
+            let member = |m: &Members| m.voters().has(ReplicaId(replica));
             // Who lies or is not let in counts for nothing.
-            let counts =
-                replica != self.config.liar && !self.nodes[usize::from(replica)].is_fresh();
+            let known = node.incarnation == FIRST_INCARNATION || member(&members);
+            let counts = replica != self.config.liar
+                && !node.is_fresh()
+                && known
+                && ahead.iter().chain([&members]).any(member);
             self.core |= u16::from(counts) << replica;
         }
         for replica in 0..all {
-            let follows = replica >= members && self.random.per_mille(500);
+            let follows = !voters.has(ReplicaId(replica)) && self.random.per_mille(500);
             self.core |= u16::from(follows) << replica;
             self.core |= u16::from(self.nodes[usize::from(replica)].is_fresh()) << replica;
         }
@@ -28,6 +36,11 @@ impl<H: Host> World<H> {
             // Who does not know what it had is no nack: those who know may have to be all the others.
             self.core = (1 << all) - 1;
             self.count("cores of all, for the sake of damage");
+        }
+        if self.change.is_some() {
+            // Who is about to be added may be needed at once.
+            self.core = (1 << all) - 1;
+            self.count("cores of all, for the sake of a change");
         }
         self.tell(&format!("the core is healed: {:b}", self.core));
         self.healed_us = Some(self.now_us);
@@ -67,6 +80,10 @@ impl<H: Host> World<H> {
                 _ => self.nodes[r].paused_until = never,
             }
         }
+        self.change = self.last_change();
+        if let Some(change) = self.change {
+            self.at(1_000_000, Event::Operate(change));
+        }
         Ok(())
     }
 
@@ -89,7 +106,13 @@ impl<H: Host> World<H> {
         let count = self.cores().count() == self.core.count_ones() as usize;
         let all = Op(self.checker.canonical.len() as u64);
         let fresh = self.nodes.iter().any(Node::is_fresh);
-        same && count && !fresh && first.0 == Status::Normal && first.2 == first.3 && first.2 == all
+        let changed = self.change.is_none();
+        same && count
+            && changed
+            && !fresh
+            && first.0 == Status::Normal
+            && first.2 == first.3
+            && first.2 == all
     }
 
     pub(super) fn stuck(&self) -> Violation {
@@ -100,9 +123,10 @@ impl<H: Host> World<H> {
                 continue;
             };
             let (id, status, view, log) = (r.id(), r.status(), r.view().0, r.log_view().0);
-            let (op, commit) = (r.op(), r.commit());
-            let line =
-                format!("{id}: {status:?} view {view} log view {log} op {op} commit {commit}; ");
+            let (op, commit, members) = (r.op(), r.commit(), r.members());
+            let line = format!(
+                "{id}: {status:?} view {view} log view {log} op {op} commit {commit} of {members}; "
+            );
             what.push_str(&line);
         }
         let leads = self.cores().any(|h| h.replica().is_some_and(Replica::leads));
@@ -112,6 +136,8 @@ impl<H: Host> World<H> {
             "L2"
         } else if self.nodes.iter().any(Node::is_fresh) {
             "L7"
+        } else if self.change.is_some() {
+            "L8"
         } else {
             "L3"
         };
