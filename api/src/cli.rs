@@ -15,7 +15,6 @@ mod connection;
 mod dev;
 mod events;
 mod import;
-mod keys;
 mod problem;
 mod progress;
 mod read;
@@ -24,6 +23,7 @@ mod sse;
 mod tail;
 mod target;
 mod verify;
+mod vkeys;
 mod witness;
 
 use std::{

@@ -6,7 +6,7 @@ use clap::Args;
 use kimberlite_store::proof::VerifierKey;
 use tokio::runtime;
 
-use super::keys::log_key;
+use super::vkeys::log_key;
 use crate::{
     config::Config,
     server::{self, ServeError},

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use super::opening::{OpenedLeaf, Opening, unhex};
 use crate::cli::{
     Output,
-    keys::{log_key, witness_key},
+    vkeys::{log_key, witness_key},
 };
 
 /// Longest file that is read, in bytes: an opening holds an event's JSON twice.
