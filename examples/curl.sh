@@ -233,6 +233,23 @@ fi
 call 200 GET "/v1/events/$first/leaf"
 cmp "$work/leaf" "$work/body" || fail 'the leaf of the event is that of the record'
 call 200 GET "/v1/events/$first/opening"
+
+echo 'what a stranger checks it with'
+call 200 GET "/v1/records/$first/proof"
+has 'c2sp.org/tlog-proof@v1' "index $first"
+call 200 GET "/v1/events/$first/proof"
+call 200 GET /v1/log/checkpoint
+has_header 'content-type: text/plain; charset=utf-8'
+call 200 GET /v1/log/keys
+has '"vkey":"' '"from":0'
+call 200 GET '/v1/log/consistency?from=1'
+call 200 GET /v1/log/tile/0/000.p/1
+call 200 GET /v1/log/tile/entries/000.p/1
+call 404 GET /v1/log/tile/7/000
+json 201 POST "/v1/streams/$run-proved/events" '{"events":[{"type":"noted"}]}' --header 'Prefer: return=receipt'
+has '"proof":"c2sp.org/tlog-proof@v1'
+has_header 'preference-applied: return=receipt'
+call 200 POST /v1/log/keys
 call 404 GET /v1/records/9007199254740991
 
 echo 'a link: a GET that needs no headers'

@@ -171,6 +171,10 @@ pub(crate) async fn of_tests() -> (Arc<App>, tempfile::TempDir) {
         checkpoint_records: kimberlite_store::limits::CHECKPOINT_RECORDS,
         scrub_bytes_per_s: 0,
         compresses: false,
+        signing: Some(kimberlite_store::Signing {
+            folder: folder.path().join("keys"),
+            origin: String::new(),
+        }),
     };
     let store = Store::open(options).unwrap();
     let (actor, name) = (Actor::new("a").unwrap(), TenantName::new("t").unwrap());

@@ -15,6 +15,7 @@ mod connection;
 mod dev;
 mod events;
 mod import;
+mod keys;
 mod problem;
 mod progress;
 mod read;
@@ -97,6 +98,8 @@ enum Command {
     Backup(Calling<backup::BackupArgs>),
     /// Make a data folder from a backup, up to its end or to a position, and verify it before any server opens it.
     Restore(restore::RestoreArgs),
+    /// Print the public keys of the log, or have a new one sign it.
+    Keys(Calling<keys::KeysArgs>),
     /// Check a data folder, a backup, or what a server shows, and name exactly what is damaged.
     Verify(Calling<verify::VerifyArgs>),
     /// Cosign the checkpoints of other logs, for those who trust no log alone.
@@ -134,6 +137,8 @@ enum CliError {
     Backup(#[from] backup::BackupError),
     #[error(transparent)]
     Restore(#[from] restore::RestoreError),
+    #[error(transparent)]
+    Keys(#[from] keys::KeysError),
     #[error(transparent)]
     Verify(#[from] verify::VerifyError),
     #[error(transparent)]
@@ -193,6 +198,7 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Import(Calling { args, global }) => import::run(&args, &global)?,
         Command::Bench(Calling { args, global }) => bench::run(&args, &global)?,
         Command::Backup(Calling { args, global }) => backup::run(&args, &global)?,
+        Command::Keys(Calling { args, global }) => keys::run(&args, &global)?,
         Command::Restore(args) => restore::run(args)?,
         Command::Verify(Calling { args, global }) => {
             if !verify::run(&args, &global)? {
@@ -218,6 +224,7 @@ impl CliError {
             | Self::Read(_)
             | Self::Tail(_)
             | Self::Restore(_)
+            | Self::Keys(_)
             | Self::Explain(_) => false,
         }
     }
@@ -228,6 +235,7 @@ fn output_closed(error: &CliError) -> bool {
     let (CliError::Explain(cause)
     | CliError::Append(append::AppendError::Output(cause))
     | CliError::Read(read::ReadError::Output(cause))
+    | CliError::Keys(keys::KeysError::Output(cause))
     | CliError::Tail(tail::TailError::Output(cause))) = error
     else {
         return false;

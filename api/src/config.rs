@@ -35,6 +35,10 @@ pub struct Config {
     pub scrub_bytes_per_s: u64,
     /// Whether segments are compressed once they are closed.
     pub compresses: bool,
+    /// What the origins of logs begin with; empty: made from the cluster's id.
+    pub log_origin: String,
+    /// Where signing keys are kept; empty: in the data folder.
+    pub keys_folder: PathBuf,
     /// What is logged.
     pub log_level: String,
 }
@@ -54,6 +58,8 @@ impl Default for Config {
             segment_bytes: 0,
             scrub_bytes_per_s: 0,
             compresses: false,
+            log_origin: String::new(),
+            keys_folder: PathBuf::new(),
             log_level: String::new(),
         };
         for key in KEYS {
@@ -238,6 +244,28 @@ pub const KEYS: &[Key] = &[
                 "none" => false,
                 _ => return Err("is neither zstd nor none"),
             };
+            Ok(())
+        },
+    },
+    Key {
+        name: "log.origin",
+        env: "KIMBERLITE_LOG_ORIGIN",
+        default: "",
+        unit: "a name without spaces and +, at most 128 bytes; empty: `kimberlite-` and 16 digits of the cluster's id",
+        what: "What the origin of each signed log begins with, before `/` and the tenant. Fixed at the first start.",
+        set: |config, text| {
+            text.clone_into(&mut config.log_origin);
+            Ok(())
+        },
+    },
+    Key {
+        name: "keys.folder",
+        env: "KIMBERLITE_KEYS_FOLDER",
+        default: "",
+        unit: "folder; empty: `keys` in the data folder",
+        what: "Where the keys that sign logs are kept. No backup holds them: keep it apart, and a copy of it.",
+        set: |config, text| {
+            config.keys_folder = text.into();
             Ok(())
         },
     },

@@ -37,6 +37,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(v1::bulk::append_lines, v1::read::read_events))
         .routes(routes!(v1::transactions::append_transaction))
         .routes(routes!(v1::events::read_event))
+        .routes(routes!(v1::records::read_event_proof))
         .routes(routes!(v1::records::read_event_leaf))
         .routes(routes!(v1::records::read_event_opening))
         .routes(routes!(v1::streams::list_streams))
@@ -48,6 +49,11 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(v1::records::read_record))
         .routes(routes!(v1::records::read_record_leaf))
         .routes(routes!(v1::records::read_record_opening))
+        .routes(routes!(v1::records::read_record_proof))
+        .routes(routes!(v1::log::read_checkpoint))
+        .routes(routes!(v1::log::read_tile))
+        .routes(routes!(v1::log::read_consistency))
+        .routes(routes!(v1::log::list_log_keys, v1::log::rotate_log_key))
         .routes(routes!(v1::backups::create_backup, v1::backups::list_backups))
         .routes(routes!(v1::backups::describe_backup, v1::backups::cancel_backup))
         .routes(routes!(v1::links::create_link))
@@ -74,6 +80,9 @@ pub fn document() -> Value {
     let problem = json!({"description": "A problem", "content": {"application/problem+json": {
         "schema": {"$ref": "#/components/schemas/Problem"}}}});
     let paths = document["paths"].as_object_mut().expect("a document has paths");
+    // The router says so that a path goes over several segments; OpenAPI has no word for it.
+    let tile = paths.remove("/v1/log/tile/{*path}").expect("a route of the table");
+    paths.insert("/v1/log/tile/{path}".to_owned(), tile);
     let head_problem = json!({"description": "A problem, of which HEAD shows the status alone"});
     for methods in paths.values_mut() {
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
@@ -90,8 +99,11 @@ pub fn document() -> Value {
 
 /// Says what a path may hold.
 fn bound(parameter: &mut Value) {
+    let is_tile = parameter["name"] == "path";
     let schema = &mut parameter["schema"];
-    if schema["type"] == "string" {
+    if is_tile {
+        schema["pattern"] = json!("^([0-9]+|entries)/(x[0-9]{3}/)*[0-9]{3}(\\.p/[0-9]{1,3})?$");
+    } else if schema["type"] == "string" {
         schema["minLength"] = json!(1);
         schema["maxLength"] = json!(NAME_BYTES_MAX);
         // Neither `.` nor `..`, said without looking ahead: not every reader of patterns can.

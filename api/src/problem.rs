@@ -140,6 +140,9 @@ problems! {
     RecordUnknown = "record_unknown", 404, never, None, "There is no such record",
         "The position lies beyond the log, or, under /v1/events, holds a record that is not an \
          event.";
+    TileUnknown = "tile_unknown", 404, never, None, "There is no such tile",
+        "The newest checkpoint does not cover all of it, or the path is not written as C2SP \
+         tlog-tiles says. A partial tile has its width in its path.";
     BackupUnknown = "backup_unknown", 404, never, None, "There is no such backup",
         "The process that began it has ended, or a hundred others came after it. What a folder \
          holds stands in its `manifest.json`.";
@@ -214,6 +217,10 @@ problems! {
     DiskFull = "disk_full", 503, again, None, "There is no room on the disk",
         "The log cannot grow. Nothing was written. An operator has to make room; reading goes \
          on.";
+    CheckpointPending = "checkpoint_pending", 503, again, None,
+        "No checkpoint covers the record yet",
+        "What is committed is signed within a second, and this took longer. An append that waited \
+         for its receipt is durable: GET its proof instead of sending it again.";
     Draining = "draining", 503, again, Unknown, "The server is stopping",
         "Reconnect in a moment. Whether an append that got this answer was written is not known \
          to it: send it again with the same Idempotency-Key or event ids.";

@@ -23,7 +23,7 @@ use hyper_util::{
     },
 };
 use kimberlite_store::{
-    Options, Store,
+    Options, Signing, Store,
     append::AppendError,
     error::OpenError,
     words::{Actor, TenantName},
@@ -120,7 +120,8 @@ pub async fn run(args: ServerArgs, config: Config) -> Result<(), ServeError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listening for SIGINT"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(system("listening for SIGTERM"))?;
     let server = Server::start(args, config).await?;
-    welcome(server.address()).map_err(system("writing to standard output"))?;
+    welcome(server.address(), server.vkey().await.as_deref())
+        .map_err(system("writing to standard output"))?;
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -172,6 +173,12 @@ pub struct Server {
 }
 
 impl Server {
+    /// The key that checks the log's checkpoints; `None` while there is none.
+    async fn vkey(&self) -> Option<String> {
+        let signed = self.app.store.signed_at(&self.app.tenant, 0).await.ok()?;
+        signed.keys.last().map(|key| key.vkey.to_string())
+    }
+
     /// Opens the data folder and accepts connections.
     ///
     /// # Errors
@@ -189,8 +196,13 @@ impl Server {
         let ephemeral = ephemeral.transpose().map_err(system("making a temporary folder"))?;
         let folder = ephemeral.as_ref().map_or(args.data, |dir| dir.path().to_owned());
         let config = Config { data: folder.clone(), ..config };
+        let keys = match &config.keys_folder {
+            empty if empty.as_os_str().is_empty() => folder.join("keys"),
+            set => set.clone(),
+        };
         let options = Options {
             folder,
+            signing: Some(Signing { folder: keys, origin: config.log_origin.clone() }),
             segment_bytes: config.segment_bytes,
             checkpoint_records: kimberlite_store::limits::CHECKPOINT_RECORDS,
             scrub_bytes_per_s: config.scrub_bytes_per_s,
@@ -392,10 +404,14 @@ fn start_log(config: &Config) {
 }
 
 /// Where everything is, and what to type first.
-fn welcome(address: SocketAddr) -> io::Result<()> {
+fn welcome(address: SocketAddr, vkey: Option<&str>) -> io::Result<()> {
     let url = format!("http://{address}");
     let mut out = io::stdout().lock();
-    writeln!(out, "Kimberlite listens on {url}   documentation: {url}/docs   tenant: {TENANT}\n")?;
+    writeln!(out, "Kimberlite listens on {url}   documentation: {url}/docs   tenant: {TENANT}")?;
+    if let Some(vkey) = vkey {
+        writeln!(out, "key of the log: {vkey}")?;
+    }
+    writeln!(out)?;
     writeln!(
         out,
         "  curl {url}/v1/streams/hello/events -H 'Content-Type: application/json' \\\n    \

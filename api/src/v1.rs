@@ -9,6 +9,7 @@ pub(crate) mod events;
 pub(crate) mod follow;
 pub(crate) mod health;
 pub(crate) mod links;
+pub(crate) mod log;
 pub(crate) mod new_event;
 pub(crate) mod path;
 pub(crate) mod read;

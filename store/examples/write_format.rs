@@ -20,6 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         checkpoint_records: 1000,
         scrub_bytes_per_s: 0,
         compresses: false,
+        signing: None,
     })?;
     let actor = Actor::new("operator")?;
     let tenant = store.create_tenant(actor.clone(), TenantName::new("dev")?).await?;

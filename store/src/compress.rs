@@ -229,8 +229,14 @@ mod tests {
         let folder = folder.to_owned();
         let (segment_bytes, checkpoint_records) = (128 << 10, 40);
         let (scrub_bytes_per_s, compresses) = (0, false);
-        let options =
-            Options { folder, segment_bytes, checkpoint_records, scrub_bytes_per_s, compresses };
+        let options = Options {
+            folder,
+            segment_bytes,
+            checkpoint_records,
+            scrub_bytes_per_s,
+            compresses,
+            signing: None,
+        };
         Store::open(options).unwrap()
     }
 

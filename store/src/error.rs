@@ -106,6 +106,9 @@ pub enum OpenError {
         /// What this version reads.
         supported: u32,
     },
+    /// Its logs cannot be signed.
+    #[error("the logs cannot be signed")]
+    Signing(#[from] crate::SigningError),
     /// Bytes that everything depends on are damaged (no tenant can be served).
     #[error(transparent)]
     Damaged(#[from] Damage),

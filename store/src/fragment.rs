@@ -126,11 +126,20 @@ impl RecordReader {
         segment: &Arc<Segment>,
         entry: &RecordEntry,
     ) -> Result<(), ReadError> {
+        self.load_leaf(segment, entry)?;
+        self.load_payloads(segment, entry)
+    }
+
+    /// Reads a record's stored leaf alone.
+    pub(crate) fn load_leaf(
+        &mut self,
+        segment: &Arc<Segment>,
+        entry: &RecordEntry,
+    ) -> Result<(), ReadError> {
         self.runs.open(segment);
         self.leaf.clear();
         let bytes = usize::from(entry.leaf_bytes);
-        self.runs.read(BlockKind::Leaves, entry.leaf, bytes, &mut self.leaf)?;
-        self.load_payloads(segment, entry)
+        self.runs.read(BlockKind::Leaves, entry.leaf, bytes, &mut self.leaf)
     }
 
     /// Reads a record's payload run alone.

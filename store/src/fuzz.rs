@@ -82,6 +82,7 @@ pub fn folder(bytes: &[u8]) {
         checkpoint_records: 100,
         scrub_bytes_per_s: 0,
         compresses: false,
+        signing: None,
     };
     let Ok(store) = crate::Store::open(options()) else { return };
     drop(store);

@@ -47,12 +47,15 @@ mod reader;
 mod record;
 mod resolve;
 mod scrub;
+mod signing;
 #[cfg(feature = "sim")]
 #[doc(hidden)]
 pub mod sim;
 mod store;
 pub mod subscribe;
 mod tenant;
+mod tiles;
 mod tree;
 
-pub use store::{Options, Store, StoreStats, Tenant};
+pub use signing::{LogKeyLine, SignedLog, Signing, SigningError};
+pub use store::{Consistency, EvidenceError, Options, Store, StoreStats, Tenant};

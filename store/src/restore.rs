@@ -24,6 +24,7 @@ use crate::{
     error::{Damage, OpenError, ReadError},
     log::{FOLDER, segment_name, superblock::SuperblockFile},
     node::sixteen,
+    signing::RESTORED,
     verify::{Finding, FindingKind, Progress, VerifyError, Watcher, verify},
     words::{Actor, Position, TenantName},
 };
@@ -334,6 +335,9 @@ fn make(
         None => manifest.tenants.iter().map(whole).collect(),
     };
     check(folder, told)?;
+    let marked = disk.create(RESTORED).and_then(|file| file.sync());
+    let marked = marked.and_then(|()| disk.sync_folder(""));
+    marked.map_err(failed("marking", folder))?;
     Ok(Restored { tenants, created_at: manifest.created_at.clone() })
 }
 

@@ -338,6 +338,7 @@ mod tests {
             checkpoint_records: 40,
             scrub_bytes_per_s: 0,
             compresses: false,
+            signing: None,
         };
         let store = Store::open(options).unwrap();
         let name = TenantName::new("dev").unwrap();

@@ -1,5 +1,6 @@
 //! The store's public face.
 
+mod evidence;
 mod stats;
 
 use std::{
@@ -33,11 +34,13 @@ use crate::{
     resolve,
     restore::RESTORING,
     scrub::{Pace, Scrubber},
+    signing::{Signer, Signing},
     subscribe::Subscription,
     tenant::TenantShared,
     words::{Actor, Hex, Position, StreamName, TenantName},
 };
 
+pub use evidence::{Consistency, EvidenceError};
 pub use stats::StoreStats;
 
 /// How a store is opened.
@@ -54,6 +57,8 @@ pub struct Options {
     pub scrub_bytes_per_s: u64,
     /// Whether segments are compressed once they are closed.
     pub compresses: bool,
+    /// How logs are signed; `None`: they are not.
+    pub signing: Option<Signing>,
 }
 
 /// An open store. Clones share it; the folder is free again when they and all [`Tenant`]s are dropped.
@@ -69,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) tenants: Arc<Tenants>,
     fragments: Mutex<FragmentCache>,
     pub(crate) node: NodeHandle,
+    /// Goes after the node, so that what that wrote last is signed too.
+    signer: Mutex<Option<Arc<Signer>>>,
     checkpoints: Arc<CheckpointCounters>,
     /// The end of the whole log is damaged: nothing may be written.
     pub(crate) damage: Option<Damage>,
@@ -102,6 +109,7 @@ impl Store {
         };
         let opened = Self::open_on(Arc::clone(&disk), segment_bytes, due, Some(lock));
         let opened = opened
+            .and_then(|store| store.signed_by(options.signing.as_ref(), &disk))
             .and_then(|store| store.beside(disk, options.scrub_bytes_per_s, options.compresses));
         opened.map_err(|error| match error {
             OpenError::Io { action, path, source } => {
@@ -109,6 +117,23 @@ impl Store {
             }
             other => other,
         })
+    }
+
+    /// With the thread that signs.
+    fn signed_by(
+        mut self,
+        signing: Option<&Signing>,
+        disk: &Arc<dyn Disk>,
+    ) -> Result<Self, OpenError> {
+        let shared = Arc::get_mut(&mut self.shared).expect("just opened");
+        // What is damaged is neither shorter than what was signed nor another log.
+        if let Some(signing) = signing.filter(|_| shared.damage.is_none()) {
+            let cluster = recovery::cluster(&**disk)?;
+            let (disk, tenants) = (Arc::clone(disk), Arc::clone(&shared.tenants));
+            let signer = Signer::start(signing, disk, cluster, tenants, &shared.node)?;
+            shared.signer = Mutex::new(Some(Arc::new(signer)));
+        }
+        Ok(self)
     }
 
     /// With the threads that look after closed files.
@@ -192,6 +217,7 @@ impl Store {
         let shared = Shared {
             scrubber: None,
             packer: None,
+            signer: Mutex::new(None),
             tenants,
             fragments,
             node,
@@ -503,6 +529,10 @@ impl Store {
     /// Finishes what was accepted, writes the superblock, stops the node.
     pub async fn close(&self) {
         self.shared.node.close().await;
+        // What was written last is signed before this comes back.
+        let signer = self.shared.signer.lock().take();
+        let ended = tokio::task::spawn_blocking(move || drop(signer)).await;
+        tracing::debug!(clean = ended.is_ok(), "the last checkpoint is signed");
     }
 }
 

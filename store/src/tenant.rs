@@ -9,6 +9,7 @@ use crate::{
     error::{Damage, ReadError},
     index::{NO_RUN, StreamHead, StreamState, TenantDerived, TenantIndex, View, derived::Derived},
     record::genesis,
+    signing::SignedLog,
     subscribe::Subscriptions,
     words::{StreamName, TenantName},
 };
@@ -28,6 +29,8 @@ pub(crate) struct TenantShared {
     /// Records committed; published after the index has them.
     pub(crate) tip: watch::Sender<u64>,
     pub(crate) subscriptions: Subscriptions,
+    /// The newest checkpoint, where logs are signed.
+    pub(crate) signed: watch::Sender<Option<Arc<SignedLog>>>,
     /// Held by who renders, so that followers who wake together render once. Several, so that readers of other
     /// places need not wait.
     rendering: [Mutex<()>; RENDERING],
@@ -51,6 +54,7 @@ impl TenantShared {
             derived,
             tip: watch::Sender::new(0),
             subscriptions: Subscriptions::default(),
+            signed: watch::Sender::new(None),
             rendering: Default::default(),
         }
     }

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::words::Hash;
+use crate::{proof::Node, words::Hash};
 
 /// A tree that grows at its end. Remembers the roots of its full subtrees alone.
 #[derive(Debug, Default)]
@@ -13,11 +13,28 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
+    /// A tree of `size` leaves, from the roots of its full subtrees, the largest first.
+    pub(crate) fn resume(size: u64, full: Vec<Hash>) -> Self {
+        assert!(full.len() == size.count_ones() as usize, "a root for each bit");
+        Self { size, full }
+    }
+
+    /// Leaves.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Adds a leaf by its hash.
     pub(crate) fn push(&mut self, leaf: Hash) {
+        self.grow(leaf, |_, _| {});
+    }
+
+    /// Adds a leaf by its hash, and tells of each subtree above it that is full now.
+    pub(crate) fn grow(&mut self, leaf: Hash, mut filled: impl FnMut(Node, Hash)) {
         let mut hash = leaf;
-        for _ in 0..self.size.trailing_ones() {
+        for level in 1..=self.size.trailing_ones() as u8 {
             hash = node(self.full.pop().expect("a root for each bit"), hash);
+            filled(Node { level, index: self.size >> level }, hash);
         }
         self.full.push(hash);
         self.size += 1;

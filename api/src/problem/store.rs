@@ -1,6 +1,7 @@
 //! What the store's refusals and failures are called over HTTP.
 
 use kimberlite_store::{
+    EvidenceError,
     append::{AppendError, FailedCondition, Place, Rejection},
     backup::BackupError,
     error::{Damage, ReadError},
@@ -32,6 +33,23 @@ impl From<ReadError> for Problem {
                 "Its events stay in /v1/events; ?recreate=true on an append brings it back.",
             ),
             ReadError::NoRecord => Self::new(Code::RecordUnknown, "Nothing is at this position."),
+        }
+    }
+}
+
+impl From<EvidenceError> for Problem {
+    fn from(error: EvidenceError) -> Self {
+        match error {
+            EvidenceError::Pending => Self::new(Code::CheckpointPending, "Ask again in a moment."),
+            EvidenceError::Sizes { size } => Self::parameter(
+                Code::InvalidParameter,
+                "from",
+                format!(
+                    "and `to` must be 1 to {size}, the size of the checkpoint, `from` not above `to`"
+                ),
+            ),
+            EvidenceError::Read(error) => error.into(),
+            EvidenceError::Signing(error) => Self::internal(error.to_string()),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     extract::{Request, State},
+    http::HeaderValue,
     response::Response,
 };
 use bytes::Bytes;
@@ -60,6 +61,8 @@ json::only_from_objects!(AppendBody<'a>);
         ("recreate" = Option<bool>, Query, description = "Bring the stream back if it was deleted"),
         ("If-Match" = Option<String>, Header, description = "The version that the stream must have, in double quotes; or `*`"),
         ("If-None-Match" = Option<String>, Header, description = "`*`: the stream must not exist"),
+        ("Prefer" = Option<String>, Header,
+            description = "`return=receipt`: wait for a checkpoint that covers the events, 2 seconds at most, and answer with the proof"),
         ("Idempotency-Key" = Option<String>, Header,
             description = "1 to 256 bytes. The same request sent again with it is answered as the first time, with 200"),
     ),
@@ -120,9 +123,19 @@ pub(crate) async fn append_to_stream(
         .receipts
         .first()
         .ok_or_else(|| Problem::internal("an append without a receipt"))?;
-    let body = ReceiptBody::from(receipt);
+    let mut body = ReceiptBody::from(receipt);
     let location = format!("/v1/events/{}", body.first_position);
-    Ok(receipt::answer(&body, Some(location), appended.replayed))
+    let wants_receipt = conditions::wants_receipt(&parts.headers);
+    if wants_receipt {
+        let proof = app.store.receipt(&app.tenant, receipt.last_position).await?;
+        body.proof = Some(proof.to_string());
+    }
+    let mut response = receipt::answer(&body, Some(location), appended.replayed);
+    if wants_receipt {
+        let applied = HeaderValue::from_static("return=receipt");
+        response.headers_mut().insert("preference-applied", applied);
+    }
+    Ok(response)
 }
 
 fn events(body: &Bytes) -> Result<(Vec<NewEvent>, Option<ExpectedBody>), Problem> {

@@ -247,22 +247,27 @@ pub(crate) fn refuse(headers: &HeaderMap, refused: Refused) -> Result<(), Proble
     if let Some(name) = names.iter().chain(&NEVER).find(|name| headers.contains_key(*name)) {
         return Err(unsupported(name));
     }
-    let receipt = |v: &axum::http::HeaderValue| {
-        v.to_str().is_ok_and(|v| {
-            v.split([',', ';']).any(|p| p.trim().eq_ignore_ascii_case("return=receipt"))
-        })
-    };
-    if headers.get_all(PREFER).iter().any(receipt) {
-        let detail = "This version gives no proofs: leave Prefer: return=receipt out.";
+    if !matches!(refused, Refused::Nothing) && wants_receipt(headers) {
+        let detail =
+            "Only an append to one stream gives a receipt: leave Prefer: return=receipt out.";
         return Err(Problem::new(Code::UnsupportedHeader, detail));
     }
     Ok(())
 }
 
+/// Whether an append is to be answered with its proof.
+pub(crate) fn wants_receipt(headers: &HeaderMap) -> bool {
+    headers.get_all(PREFER).iter().any(|value| {
+        value.to_str().is_ok_and(|text| {
+            text.split([',', ';']).any(|part| part.trim().eq_ignore_ascii_case("return=receipt"))
+        })
+    })
+}
+
 /// Which headers a route does not support.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Refused {
-    /// It takes keys and conditions.
+    /// It takes keys, conditions and a wish for a receipt.
     Nothing,
     /// It takes conditions.
     Key,

@@ -29,6 +29,9 @@ pub(crate) struct ReceiptBody {
     /// Leaf hash of the last event, in hex.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     hash: String,
+    /// A C2SP tlog-proof that the last event is in the log, where `Prefer: return=receipt` asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) proof: Option<String>,
 }
 
 impl From<&Receipt> for ReceiptBody {
@@ -41,6 +44,7 @@ impl From<&Receipt> for ReceiptBody {
             last_position: receipt.last_position.get(),
             time: receipt.time.to_string(),
             hash: receipt.hash.to_string(),
+            proof: None,
         }
     }
 }

@@ -190,6 +190,54 @@ pub(crate) async fn read_event_opening(
     opening(&record(&app, position, &request.into_parts().0, Kind::Event).await?)
 }
 
+/// A record's proof
+///
+/// That the record is in the log: a C2SP tlog-proof, with the newest checkpoint. It waits for one that
+/// covers the record, 2 seconds at most.
+#[utoipa::path(
+    get, path = "/v1/records/{position}/proof", tag = "records", operation_id = "read_record_proof",
+    params(("position" = u64, Path, description = "The record's position", example = 0)),
+    responses(
+        (status = 200, description = "The proof", content_type = "text/plain", body = String),
+    )
+)]
+pub(crate) async fn read_record_proof(
+    State(app): State<Arc<App>>,
+    PositionPath(position): PositionPath,
+    request: Request,
+) -> Result<Response, Problem> {
+    proof(&app, position, &request.into_parts().0, Kind::Any).await
+}
+
+/// An event's proof
+///
+/// The same as under `/v1/records`, for events only.
+#[utoipa::path(
+    get, path = "/v1/events/{position}/proof", tag = "records", operation_id = "read_event_proof",
+    params(("position" = u64, Path, description = "The event's position", example = 0)),
+    responses(
+        (status = 200, description = "The proof", content_type = "text/plain", body = String),
+    )
+)]
+pub(crate) async fn read_event_proof(
+    State(app): State<Arc<App>>,
+    PositionPath(position): PositionPath,
+    request: Request,
+) -> Result<Response, Problem> {
+    proof(&app, position, &request.into_parts().0, Kind::Event).await
+}
+
+async fn proof(
+    app: &App,
+    position: Position,
+    request: &Parts,
+    kind: Kind,
+) -> Result<Response, Problem> {
+    record(app, position, request, kind).await?;
+    let receipt = app.store.receipt(&app.tenant, position).await?;
+    Ok(super::log::text(receipt.to_string()))
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Any,

@@ -7,6 +7,7 @@ mod backups;
 mod browser;
 mod bulk;
 mod follow;
+mod log;
 mod operations;
 mod protocol;
 mod read;

@@ -159,10 +159,30 @@ async fn every_setting_has_an_effect() {
                     }
                 }
             }
+            "log.origin" => origin(key.env, folder.path()).await,
+            "keys.folder" => keys(key.env, folder.path()).await,
             "log.level" => log_level(key.env),
             unknown => panic!("no test shows an effect of {unknown}"),
         }
     }
+}
+
+/// It names the log, and cannot be changed later.
+async fn origin(env: &str, folder: &Path) {
+    let server = Server::with(folder, &[(env, "log.example")]);
+    let keys = server.client().await.get("/v1/log/keys").await.ok(200);
+    assert_eq!(keys["origin"], "log.example/dev");
+    server.stop();
+    let start = ["dev", "--listen", "127.0.0.1:0", "--data", folder.to_str().unwrap()];
+    refused(&start, &[(env, "other.example")], &["log.origin", "log.example"]);
+}
+
+async fn keys(env: &str, folder: &Path) {
+    let other = tempfile::tempdir().unwrap();
+    let server = Server::with(folder, &[(env, other.path().to_str().unwrap())]);
+    server.client().await.get("/v1/log/keys").await.ok(200);
+    assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
+    assert!(!folder.join("keys").exists(), "the default");
 }
 
 /// What is appended lands in the folder: a server that is told of it by flag finds it there.

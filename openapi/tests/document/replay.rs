@@ -9,7 +9,7 @@ use axum::{
 use http_body_util::BodyExt as _;
 use kimberlite_api::{app, app::App, config::Config, openapi};
 use kimberlite_store::{
-    Options, Store,
+    Options, Signing, Store,
     words::{Actor, TenantName},
 };
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ async fn router() -> (Router, tempfile::TempDir) {
         checkpoint_records: 1000,
         scrub_bytes_per_s: 0,
         compresses: false,
+        signing: Some(Signing { folder: folder.path().join("keys"), origin: String::new() }),
     };
     let store = Store::open(options).unwrap();
     let (actor, name) = (Actor::new("operator").unwrap(), TenantName::new("dev").unwrap());

@@ -4,17 +4,14 @@ use std::sync::Arc;
 
 use super::{RestoreError, RestoredTenant};
 use crate::{
-    append::AppendError,
     backup::manifest::Manifest,
     checkpoint::Due,
     disk::{Disk, RealDisk},
     error::ReadError,
     index::ForkBody,
-    kernel::{Prepared, PreparedCommand, PreparedFork},
     limits::{CHECKPOINT_BYTES, CHECKPOINT_RECORDS},
-    node::{Reply, machine::Answer, sixteen},
-    record::{PayloadKind, Payloads},
-    resolve,
+    node::sixteen,
+    signing,
     store::Store,
     tenant::TenantShared,
     tree::Tree,
@@ -46,7 +43,7 @@ pub(super) fn fork(
         let new_log_id = (lost > 0).then(|| Hex(&rand::random::<[u8; 16]>()).to_string());
         if let Some(new_log_id) = &new_log_id {
             let body = body(&tenant, new_log_id)?;
-            append(&store, &tenant, actor, &body).map_err(RestoreError::Fork)?;
+            signing::fork(&store.shared.node, &tenant, actor, &body).map_err(RestoreError::Fork)?;
         }
         let tenant = line.tenant.clone();
         restored.push(RestoredTenant { tenant, records, lost, new_log_id });
@@ -71,27 +68,4 @@ fn body(tenant: &TenantShared, new_log_id: &str) -> Result<ForkBody, ReadError> 
         size: view.count,
         root: tree.root().to_string(),
     })
-}
-
-fn append(
-    store: &Store,
-    tenant: &TenantShared,
-    actor: &Actor,
-    body: &ForkBody,
-) -> Result<(), AppendError> {
-    let mut payloads = Payloads::default();
-    let json = serde_json::to_vec(body).expect("plain fields serialise");
-    payloads.push_clear(PayloadKind::Body, &json);
-    let actor = resolve::actor_use(&tenant.index.read(), actor);
-    let id = resolve::new_id();
-    let command = PreparedCommand::Fork(PreparedFork { actor, id, payloads });
-    let prepared = Prepared { tenant: tenant.reference, seen_at: body.size, command, bytes: 0 };
-    // Nobody else knows this store, so nothing is full, and nothing has changed since.
-    let reply = store.shared.node.submit(prepared).map_err(|_| AppendError::Closed)?;
-    match reply.blocking_recv() {
-        Ok(Reply::Answer(Answer::Written(_))) => Ok(()),
-        Ok(Reply::NoRoom) => Err(AppendError::NoRoom),
-        Ok(Reply::Answer(other)) => unreachable!("not an answer to a fork: {other:?}"),
-        Err(_) => Err(AppendError::Closed),
-    }
 }

@@ -35,7 +35,7 @@ pub(crate) fn to(backup: &Path, folder: PathBuf) -> Restore {
 }
 
 /// Restores all of a backup to a new folder.
-fn restored(backup: &Path) -> tempfile::TempDir {
+pub(crate) fn restored(backup: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     try_restore(to(backup, folder.path().to_owned())).unwrap();
     folder
@@ -188,6 +188,7 @@ pub(crate) async fn compress(folder: &Path) -> (Store, Tenant) {
         checkpoint_records: 50,
         scrub_bytes_per_s: 0,
         compresses: true,
+        signing: None,
     });
     let store = store.unwrap();
     let tenant = store.tenant(&TenantName::new("dev").unwrap()).unwrap();

@@ -66,6 +66,7 @@ async fn ops_of_all_sizes_follow_each_other() {
         checkpoint_records: 1 << 20,
         scrub_bytes_per_s: 0,
         compresses: false,
+        signing: None,
     };
     let store = Store::open(options.clone()).unwrap();
     let tenant = store.create_tenant(actor(), TenantName::new("dev").unwrap()).await.unwrap();

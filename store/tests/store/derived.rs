@@ -204,6 +204,7 @@ async fn an_index_in_memory_alone_gives_the_same_answers() {
         checkpoint_records: 100_000,
         scrub_bytes_per_s: 0,
         compresses: false,
+        signing: None,
     });
     let store = store.unwrap();
     let tenant = store.tenant(&TenantName::new("dev").unwrap()).unwrap();

@@ -55,6 +55,7 @@ pub(crate) fn try_open(folder: &Path) -> Result<Store, OpenError> {
         checkpoint_records: 50,
         scrub_bytes_per_s: 0,
         compresses: false,
+        signing: None,
     })
 }
 

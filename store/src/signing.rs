@@ -1,0 +1,353 @@
+//! Signs what is committed: a checkpoint of each tenant's log within a second of any record, off the way of writers.
+//!
+//! A thread of its own looks at the tips, takes new leaf hashes into the tree, signs its size and root, and makes that
+//! durable beside the key before anybody sees it. So a log that went back below what its key has signed is known at the
+//! next start: it forks, and another key signs under another origin. `specs/decisions/0017-signed-checkpoints.md`.
+//!
+//! Absent on purpose: the system tenant's log, which nobody is shown, is not signed.
+
+mod keys;
+mod last;
+mod log;
+
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use self::{
+    keys::KeyFolder,
+    log::{Found, MARKS, Places, SigningLog, ends_in_fork, fork_body},
+};
+use crate::{
+    append::AppendError,
+    disk::Disk,
+    error::ReadError,
+    fragment::FragmentCache,
+    index::ForkBody,
+    kernel::{Prepared, PreparedCommand, PreparedFork},
+    limits::SIGN_PAUSE_MS,
+    node::{NodeHandle, Reply, Tenants, machine::Answer},
+    proof::{Checkpoint, Note, VerifierKey},
+    record::{PayloadKind, Payloads},
+    resolve,
+    tenant::TenantShared,
+    tiles::Tiles,
+    words::Actor,
+};
+
+/// Says in a data folder that it was restored: what was signed beyond it is not known.
+pub(crate) const RESTORED: &str = "restored";
+/// Who records that a log forked when nobody asked for it.
+const ACTOR: &str = "recovery";
+
+/// How logs are signed.
+#[derive(Clone, Debug)]
+pub struct Signing {
+    /// Where keys are kept, each in a file of its own. No backup holds them.
+    pub folder: PathBuf,
+    /// What origins begin with; empty for `kimberlite-` and 16 digits of the cluster's id. Fixed at the first start.
+    pub origin: String,
+}
+
+/// Why logs cannot be signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SigningError {
+    /// The log was signed, and the key, or what it signed last, is gone.
+    #[error(
+        "{} is missing, but this log was signed: bring the folder of keys back, or restore the data from a backup into a new folder",
+        path.display()
+    )]
+    KeyMissing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file is not what was written there.
+    #[error("{} is damaged: bring it back from where the keys are kept too", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The setting is not that of the first start.
+    #[error("log.origin is {set}, but this log's origin was fixed as {kept} at its first start")]
+    OriginChanged {
+        /// What it was.
+        kept: String,
+        /// What it is now.
+        set: String,
+    },
+    /// The setting cannot be an origin.
+    #[error(
+        "{set} cannot be an origin: at most 128 bytes, without spaces, + and control characters"
+    )]
+    Origin {
+        /// The setting.
+        set: String,
+    },
+    /// The log is shorter than what its key has signed, and serves already.
+    #[error("the log of {origin} is not what was signed; it forks at the next start")]
+    Behind {
+        /// Its origin.
+        origin: String,
+    },
+    /// The log cannot be read.
+    #[error("the log cannot be read to be signed")]
+    Read(#[from] ReadError),
+    /// That the log forked cannot be written.
+    #[error("the fork could not be written")]
+    Fork(#[source] AppendError),
+    /// The file system failed.
+    #[error("{action} {} failed", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A public key of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogKeyLine {
+    /// The key, with the origin as its name.
+    pub vkey: VerifierKey,
+    /// Records of the log when it began to sign.
+    pub from: u64,
+}
+
+/// A log's newest checkpoint. It is durable.
+#[derive(Debug)]
+pub struct SignedLog {
+    /// Size and root.
+    pub checkpoint: Checkpoint,
+    /// Signed.
+    pub note: Note,
+    /// Every key that signed this log, the oldest first; the last one signs now.
+    pub keys: Vec<LogKeyLine>,
+    pub(crate) tiles: Arc<Tiles>,
+}
+
+/// The thread that signs; it ends with this, once all that is committed is signed.
+#[derive(Debug)]
+pub(crate) struct Signer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+type Rotated = oneshot::Sender<Result<(), SigningError>>;
+
+#[derive(Default)]
+struct Asked {
+    stop: bool,
+    rotate: Vec<([u8; 16], Rotated)>,
+}
+
+#[derive(Default)]
+struct Shared {
+    asked: Mutex<Asked>,
+    woken: Condvar,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signer")
+    }
+}
+
+/// What the thread owns.
+struct Signatures {
+    disk: Arc<dyn Disk>,
+    keys: KeyFolder,
+    tenants: Arc<Tenants>,
+    logs: HashMap<[u8; 16], Box<SigningLog>>,
+    fragments: Mutex<FragmentCache>,
+    /// Logs that cannot be signed, each said once.
+    failing: HashMap<[u8; 16], String>,
+}
+
+impl Signer {
+    /// Opens what was signed before, lets logs fork that went back, and starts the thread. Blocks.
+    pub(crate) fn start(
+        args: &Signing,
+        disk: Arc<dyn Disk>,
+        cluster: [u8; 16],
+        tenants: Arc<Tenants>,
+        node: &NodeHandle,
+    ) -> Result<Self, SigningError> {
+        let listed = |source| SigningError::Io { action: "listing", path: MARKS.into(), source };
+        let known = disk.exists(MARKS).and_then(|there| Ok(there && !disk.list(MARKS)?.is_empty()));
+        let keys = KeyFolder::open(&args.folder, cluster, &args.origin, known.map_err(listed)?)?;
+        let (logs, failing) = (HashMap::new(), HashMap::new());
+        let fragments = Mutex::default();
+        let mut signatures = Signatures { disk, keys, tenants, logs, fragments, failing };
+        signatures.open_all(node)?;
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("sign".into())
+            .spawn(move || signatures.run(&theirs))
+            .map_err(|source| SigningError::Io {
+                action: "starting a thread for",
+                path: MARKS.into(),
+                source,
+            })?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Has another key sign a log from here on.
+    pub(crate) async fn rotate(&self, tenant: [u8; 16]) -> Option<Result<(), SigningError>> {
+        let (sender, receiver) = oneshot::channel();
+        self.shared.asked.lock().rotate.push((tenant, sender));
+        self.shared.woken.notify_all();
+        receiver.await.ok()
+    }
+}
+
+impl Drop for Signer {
+    fn drop(&mut self) {
+        self.shared.asked.lock().stop = true;
+        self.shared.woken.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let panicked = thread.join().is_err();
+            debug_assert!(!panicked, "the thread that signs does not panic");
+        }
+    }
+}
+
+impl Signatures {
+    /// Opens every log at a start.
+    fn open_all(&mut self, node: &NodeHandle) -> Result<(), SigningError> {
+        let io = |source| SigningError::Io { action: "removing", path: RESTORED.into(), source };
+        let restored = self.disk.exists(RESTORED).map_err(io)?;
+        for tenant in self.tenants.all() {
+            // What is damaged is neither shorter nor another log: it waits for repair.
+            if tenant.name.is_none() || tenant.index.read().damage.is_some() {
+                continue;
+            }
+            let places = Places { disk: &self.disk, keys: &self.keys };
+            let log = match SigningLog::open(&places, &tenant)? {
+                Found::Log(log) => log,
+                Found::Unsigned => {
+                    if restored && !ends_in_fork(&tenant)? {
+                        // Who has the old key may have signed more than is here.
+                        append_fork(node, &tenant, &fork_body(&places, &tenant, String::new())?)?;
+                    }
+                    Box::new(SigningLog::begin(&places, &tenant)?)
+                }
+                Found::Behind(origin) => {
+                    tracing::warn!(origin, "the log went back below what was signed; it forks");
+                    append_fork(node, &tenant, &fork_body(&places, &tenant, origin)?)?;
+                    Box::new(SigningLog::begin(&places, &tenant)?)
+                }
+            };
+            self.logs.insert(tenant.reference, log);
+        }
+        if restored {
+            self.disk.remove(RESTORED).and_then(|()| self.disk.sync_folder("")).map_err(io)?;
+        }
+        Ok(())
+    }
+
+    fn run(mut self, shared: &Shared) {
+        loop {
+            let (stop, rotate) = {
+                let mut asked = shared.asked.lock();
+                if !asked.stop && asked.rotate.is_empty() {
+                    shared.woken.wait_for(&mut asked, Duration::from_millis(SIGN_PAUSE_MS));
+                }
+                (asked.stop, std::mem::take(&mut asked.rotate))
+            };
+            self.round();
+            for (tenant, reply) in rotate {
+                let places = Places { disk: &self.disk, keys: &self.keys };
+                let log = self.logs.get_mut(&tenant);
+                if let Some(result) = log.map(|log| log.rotate(&places)) {
+                    let _caller_left = reply.send(result).is_err();
+                }
+            }
+            if stop {
+                return;
+            }
+        }
+    }
+
+    /// Signs whatever has grown.
+    fn round(&mut self) {
+        for tenant in self.tenants.all() {
+            let reference = tenant.reference;
+            if tenant.name.is_none() || tenant.index.read().damage.is_some() {
+                continue;
+            }
+            match self.sign(&tenant) {
+                Ok(()) => drop(self.failing.remove(&reference)),
+                Err(error) => {
+                    let text = crate::error::chain(&error);
+                    if self.failing.get(&reference) != Some(&text) {
+                        tracing::error!(error = text, "a log is not signed");
+                        self.failing.insert(reference, text);
+                    }
+                    // What the tree holds may be half of what was to be taken in.
+                    self.logs.remove(&reference);
+                }
+            }
+        }
+    }
+
+    fn sign(&mut self, tenant: &Arc<TenantShared>) -> Result<(), SigningError> {
+        let places = Places { disk: &self.disk, keys: &self.keys };
+        let log = match self.logs.entry(tenant.reference) {
+            std::collections::hash_map::Entry::Occupied(log) => log.into_mut(),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                place.insert(match SigningLog::open(&places, tenant)? {
+                    Found::Log(log) => log,
+                    Found::Unsigned => Box::new(SigningLog::begin(&places, tenant)?),
+                    Found::Behind(origin) => return Err(SigningError::Behind { origin }),
+                })
+            }
+        };
+        if log.is_behind() { log.advance(&places, &self.fragments) } else { Ok(()) }
+    }
+}
+
+/// Appends the record that says that a log forked.
+fn append_fork(
+    node: &NodeHandle,
+    tenant: &TenantShared,
+    body: &ForkBody,
+) -> Result<(), SigningError> {
+    let actor = Actor::new(ACTOR).expect("a plain word");
+    fork(node, tenant, &actor, body).map_err(SigningError::Fork)
+}
+
+/// Appends a fork durably. Blocks; nobody else may use the store yet.
+pub(crate) fn fork(
+    node: &NodeHandle,
+    tenant: &TenantShared,
+    actor: &Actor,
+    body: &ForkBody,
+) -> Result<(), AppendError> {
+    let mut payloads = Payloads::default();
+    let json = serde_json::to_vec(body).expect("plain fields serialise");
+    payloads.push_clear(PayloadKind::Body, &json);
+    let actor = resolve::actor_use(&tenant.index.read(), actor);
+    let id = resolve::new_id();
+    let command = PreparedCommand::Fork(PreparedFork { actor, id, payloads });
+    let prepared = Prepared { tenant: tenant.reference, seen_at: body.size, command, bytes: 0 };
+    // Nobody else knows this store, so nothing is full, and nothing has changed since.
+    let mut reply = node.submit(prepared).map_err(|_| AppendError::Closed)?;
+    loop {
+        // Who opens a store may stand in an async task, where a channel refuses to block.
+        match reply.try_recv() {
+            Ok(Reply::Answer(Answer::Written(_))) => return Ok(()),
+            Ok(Reply::NoRoom) => return Err(AppendError::NoRoom),
+            Ok(Reply::Answer(other)) => unreachable!("not an answer to a fork: {other:?}"),
+            Err(oneshot::error::TryRecvError::Empty) => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(oneshot::error::TryRecvError::Closed) => return Err(AppendError::Closed),
+        }
+    }
+}

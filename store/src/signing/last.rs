@@ -1,0 +1,122 @@
+//! What a log's key signed last, kept beside the key: durable before anybody sees it, so that a log that went back is
+//! known by it.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::fdatasync;
+
+use super::{
+    SigningError,
+    keys::{KeyFolder, failed, private},
+};
+use crate::proof::{Checkpoint, Note};
+
+/// Two copies, written in turn: whatever a crash tears, the other one holds.
+const SLOTS: u64 = 2;
+const SLOT_BYTES: usize = 4096;
+const MAGIC: &[u8; 8] = b"KMBSIGN1";
+/// Magic, sequence, length.
+const HEAD_BYTES: usize = 20;
+const SUM_BYTES: usize = 32;
+const NOTE_BYTES_MAX: usize = SLOT_BYTES - HEAD_BYTES - SUM_BYTES;
+
+/// The file.
+#[derive(Debug)]
+pub(crate) struct LastSigned {
+    file: File,
+    path: PathBuf,
+    sequence: u64,
+}
+
+impl LastSigned {
+    /// Makes a file that holds a first checkpoint, durably.
+    pub(crate) fn create(
+        keys: &KeyFolder,
+        path: PathBuf,
+        note: &Note,
+    ) -> Result<Self, SigningError> {
+        let file = private(&path).map_err(failed("making", &path))?;
+        let zeros = [0; SLOT_BYTES * SLOTS as usize];
+        file.write_all_at(&zeros, 0).map_err(failed("writing", &path))?;
+        let mut made = Self { file, path, sequence: 0 };
+        made.write(note)?;
+        made.file.sync_all().map_err(failed("syncing", &made.path))?;
+        keys.sync()?;
+        Ok(made)
+    }
+
+    /// Opens the file; the newest checkpoint in it.
+    pub(crate) fn open(path: PathBuf) -> Result<(Self, Checkpoint, Note), SigningError> {
+        let file = match File::options().read(true).write(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(SigningError::KeyMissing { path });
+            }
+            Err(error) => return Err(failed("opening", &path)(error)),
+        };
+        let mut newest: Option<(u64, Checkpoint, Note)> = None;
+        for slot in 0..SLOTS {
+            let found = read(&file, slot).map_err(failed("reading", &path))?;
+            newest = newest.into_iter().chain(found).max_by_key(|(sequence, ..)| *sequence);
+        }
+        match newest {
+            Some((sequence, checkpoint, note)) => {
+                Ok((Self { file, path, sequence }, checkpoint, note))
+            }
+            None => Err(SigningError::Damaged { path }),
+        }
+    }
+
+    /// Puts a note in place of the older copy, durably.
+    pub(crate) fn write(&mut self, note: &Note) -> Result<(), SigningError> {
+        let sequence = self.sequence + 1;
+        let text = note.to_string();
+        assert!(text.len() <= NOTE_BYTES_MAX, "an origin is short, and the log alone signs here");
+        let mut slot = Vec::with_capacity(SLOT_BYTES);
+        slot.extend(MAGIC);
+        slot.extend(sequence.to_le_bytes());
+        slot.extend((text.len() as u32).to_le_bytes());
+        slot.extend(text.as_bytes());
+        let sum = blake3::hash(&slot);
+        slot.extend(sum.as_bytes());
+        slot.resize(SLOT_BYTES, 0);
+        let at = sequence % SLOTS * SLOT_BYTES as u64;
+        let written = self.file.write_all_at(&slot, at).and_then(|()| Ok(fdatasync(&self.file)?));
+        written.map_err(failed("writing", &self.path))?;
+        self.sequence = sequence;
+        Ok(())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// What a copy holds; `None` where that is nothing whole.
+fn read(file: &File, slot: u64) -> io::Result<Option<(u64, Checkpoint, Note)>> {
+    let mut bytes = [0; SLOT_BYTES];
+    match file.read_exact_at(&mut bytes, slot * SLOT_BYTES as u64) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    Ok(decode(&bytes))
+}
+
+fn decode(slot: &[u8]) -> Option<(u64, Checkpoint, Note)> {
+    let (head, rest) = slot.split_at_checked(HEAD_BYTES)?;
+    let sequence = u64::from_le_bytes(head[8..16].try_into().ok()?);
+    let length = u32::from_le_bytes(head[16..20].try_into().ok()?) as usize;
+    let (text, sum) = rest.split_at_checked(length)?;
+    let sum = sum.get(..SUM_BYTES)?;
+    if head[..8] != *MAGIC || *blake3::hash(&slot[..HEAD_BYTES + length]).as_bytes() != *sum {
+        return None;
+    }
+    let note = Note::parse(text).ok()?;
+    let checkpoint = Checkpoint::parse(note.text()).ok()?;
+    Some((sequence, checkpoint, note))
+}

@@ -1,0 +1,194 @@
+//! The upper levels of a tenant's tree on disk: derived files, from which proofs are made without hashing the log.
+//!
+//! Leaf hashes stand in the index already. Above them every eighth level is kept, as the roots of full subtrees, 256 of
+//! which make a tile (C2SP tlog-tiles). A hash that is missing or does not hold its checksum is made again from the
+//! level below, at last from the index, and put back: so the files may be deleted, and need no sync.
+
+use std::{collections::HashMap, io, sync::Arc};
+
+use parking_lot::Mutex;
+
+use crate::{
+    disk::{Disk, DiskFile},
+    error::ReadError,
+    index::View,
+    proof::{Node, Place, TILE_HASHES},
+    tree::{Tree, node},
+    words::{Hash, Hex},
+};
+
+/// Holds a file for each tenant and level.
+pub(crate) const FOLDER: &str = "tiles";
+/// A hash and its CRC-32.
+const ENTRY_BYTES: usize = 36;
+const TILE: u64 = TILE_HASHES as u64;
+/// Levels of the tree between two that are kept.
+const STEP: u8 = 8;
+
+/// A tenant's files.
+#[derive(Debug)]
+pub(crate) struct Tiles {
+    disk: Arc<dyn Disk>,
+    tenant: [u8; 16],
+    files: Mutex<HashMap<u8, Arc<dyn DiskFile>>>,
+}
+
+impl Tiles {
+    /// Makes the folder where it is absent.
+    pub(crate) fn open(disk: Arc<dyn Disk>, tenant: [u8; 16]) -> io::Result<Self> {
+        disk.make_folder(FOLDER)?;
+        Ok(Self { disk, tenant, files: Mutex::default() })
+    }
+
+    fn path(&self, level: u8) -> String {
+        format!("{FOLDER}/{}.{level}", Hex(&self.tenant))
+    }
+
+    fn file(&self, level: u8) -> io::Result<Arc<dyn DiskFile>> {
+        let mut files = self.files.lock();
+        if let Some(file) = files.get(&level) {
+            return Ok(Arc::clone(file));
+        }
+        let path = self.path(level);
+        let file =
+            if self.disk.exists(&path)? { self.disk.open(&path) } else { self.disk.create(&path) }?;
+        files.insert(level, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Forgets everything: it is of another history.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        let mut files = self.files.lock();
+        files.clear();
+        for level in 1..=u64::BITS as u8 / STEP {
+            let path = self.path(level);
+            if self.disk.exists(&path)? {
+                self.disk.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes neighbouring hashes of one level.
+    fn write(&self, level: u8, first: u64, hashes: &[Hash]) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(hashes.len() * ENTRY_BYTES);
+        for (index, hash) in (first..).zip(hashes) {
+            bytes.extend(hash.0);
+            bytes.extend(check(level, index, &hash.0).to_le_bytes());
+        }
+        self.file(level)?.write_all_at(&bytes, first * ENTRY_BYTES as u64)
+    }
+
+    /// Neighbouring hashes of one level; `None` for one that is missing or damaged.
+    fn read(&self, level: u8, first: u64, count: u64) -> io::Result<Vec<Option<Hash>>> {
+        let mut bytes = vec![0; count as usize * ENTRY_BYTES];
+        let read = self.file(level)?.read_at(&mut bytes, first * ENTRY_BYTES as u64)?;
+        bytes[read..].fill(0);
+        let hashes = (first..).zip(bytes.chunks_exact(ENTRY_BYTES)).map(|(index, entry)| {
+            let (hash, sum) = entry.split_first_chunk::<32>()?;
+            (sum == check(level, index, hash).to_le_bytes()).then_some(Hash(*hash))
+        });
+        Ok(hashes.collect())
+    }
+}
+
+fn check(level: u8, index: u64, hash: &[u8; 32]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&[level]);
+    hasher.update(&index.to_le_bytes());
+    hasher.update(hash);
+    hasher.finalize()
+}
+
+/// Hashes of a tenant's tree, from its tiles and its index.
+pub(crate) struct Hashes<'a> {
+    pub(crate) tiles: &'a Tiles,
+    pub(crate) view: &'a View,
+}
+
+impl Hashes<'_> {
+    /// The root of a full subtree.
+    pub(crate) fn node(&self, wanted: Node) -> Result<Hash, ReadError> {
+        let place = Place::of(wanted).ok_or(ReadError::NoRecord)?;
+        let first = place.index * TILE + u64::from(place.first);
+        Ok(full_root(self.range(place.level, first, u64::from(place.count))?))
+    }
+
+    /// Neighbouring hashes of a tile's level. All of them must be full subtrees of committed records.
+    pub(crate) fn range(&self, level: u8, first: u64, count: u64) -> Result<Vec<Hash>, ReadError> {
+        if level == 0 {
+            return self.leaves(first, count);
+        }
+        let io = |source| ReadError::Io { file: self.tiles.path(level), source };
+        let mut hashes = Vec::with_capacity(count as usize);
+        for (index, found) in (first..).zip(self.tiles.read(level, first, count).map_err(io)?) {
+            if let Some(hash) = found {
+                hashes.push(hash);
+                continue;
+            }
+            let hash = full_root(self.range(level - 1, index * TILE, TILE)?);
+            self.tiles.write(level, index, &[hash]).map_err(io)?;
+            hashes.push(hash);
+        }
+        Ok(hashes)
+    }
+
+    fn leaves(&self, first: u64, count: u64) -> Result<Vec<Hash>, ReadError> {
+        let mut hashes = Vec::with_capacity(count as usize);
+        let mut at = first;
+        while at < first + count {
+            let slice = self.view.slice_of(at).ok_or(ReadError::NoRecord)?;
+            let mut entries = slice.entries(false);
+            let end = slice.end().min(first + count);
+            for position in at..end {
+                hashes.push(entries.get(position)?.hash);
+            }
+            at = end;
+        }
+        Ok(hashes)
+    }
+
+    /// The tree over the first `size` records.
+    pub(crate) fn tree(&self, size: u64) -> Result<Tree, ReadError> {
+        let (mut at, mut full) = (0, Vec::new());
+        while at < size {
+            let level = (size - at).ilog2();
+            full.push(self.node(Node { level: level as u8, index: at >> level })?);
+            at += 1 << level;
+        }
+        Ok(Tree::resume(size, full))
+    }
+}
+
+/// The root over a power of two of hashes.
+fn full_root(mut hashes: Vec<Hash>) -> Hash {
+    while hashes.len() > 1 {
+        hashes = hashes.chunks_exact(2).map(|pair| node(pair[0], pair[1])).collect();
+    }
+    hashes[0]
+}
+
+/// Hashes of kept levels on their way to the files.
+#[derive(Debug, Default)]
+pub(crate) struct Filled(HashMap<u8, (u64, Vec<Hash>)>);
+
+impl Filled {
+    /// Adds a leaf to the tree and keeps what it fills.
+    pub(crate) fn push(&mut self, tree: &mut Tree, leaf: Hash) {
+        tree.grow(leaf, |at, hash| {
+            if at.level.is_multiple_of(STEP) {
+                let (_, hashes) =
+                    self.0.entry(at.level / STEP).or_insert_with(|| (at.index, Vec::new()));
+                hashes.push(hash);
+            }
+        });
+    }
+
+    /// Writes what was kept.
+    pub(crate) fn write(&mut self, tiles: &Tiles) -> io::Result<()> {
+        for (level, (first, hashes)) in self.0.drain() {
+            tiles.write(level, first, &hashes)?;
+        }
+        Ok(())
+    }
+}
