@@ -6,6 +6,8 @@
 
 use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
+use crate::{limits::WITNESSES_MAX, witnesses::WitnessPlace};
+
 const PREFIX: &str = "KIMBERLITE_";
 
 /// What a user may set.
@@ -37,6 +39,8 @@ pub struct Config {
     pub compresses: bool,
     /// What the origins of logs begin with; empty: made from the cluster's id.
     pub log_origin: String,
+    /// Who is asked to cosign checkpoints.
+    pub witnesses: Vec<WitnessPlace>,
     /// Where signing keys are kept; empty: in the data folder.
     pub keys_folder: PathBuf,
     /// What is logged.
@@ -59,6 +63,7 @@ impl Default for Config {
             scrub_bytes_per_s: 0,
             compresses: false,
             log_origin: String::new(),
+            witnesses: Vec::new(),
             keys_folder: PathBuf::new(),
             log_level: String::new(),
         };
@@ -259,6 +264,27 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "log.witnesses",
+        env: "KIMBERLITE_LOG_WITNESSES",
+        default: "",
+        unit: "an http:// URL, a space and a public key (vkey) for each witness, separated by commas; at most 16",
+        what: "Who is asked to cosign each checkpoint (C2SP tlog-witness). A witness that does not answer delays nothing.",
+        set: |config, text| {
+            config.witnesses = list(text).map(str::parse).collect::<Result<_, _>>()?;
+            let witnesses = &config.witnesses;
+            let twice = |(at, w): (usize, &WitnessPlace)| {
+                witnesses[..at].iter().any(|earlier| earlier.key().name() == w.key().name())
+            };
+            match witnesses.len() {
+                0..=WITNESSES_MAX if witnesses.iter().enumerate().any(twice) => {
+                    Err("names a witness twice")
+                }
+                0..=WITNESSES_MAX => Ok(()),
+                _ => Err("names more than 16 witnesses"),
+            }
+        },
+    },
+    Key {
         name: "keys.folder",
         env: "KIMBERLITE_KEYS_FOLDER",
         default: "",
@@ -365,6 +391,9 @@ fn milliseconds(to: &mut Duration, text: &str) -> Result<(), Wrong> {
 mod tests {
     use super::*;
 
+    const WITNESS: &str = "w.example/w1+85687096+BCmsuuFBvMrwsi4alNNNC8c2HlJtC/4SyJeUvJMilm3X";
+    const LOG: &str = "log.example/t1+76c3e1aa+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4";
+
     fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::read(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
     }
@@ -385,6 +414,11 @@ mod tests {
             ("KIMBERLITE_FOLLOW_HEARTBEAT_MS", "10s"),
             ("KIMBERLITE_LOG_SEGMENT_BYTES", "-1"),
             ("KIMBERLITE_LOG_LEVEL", "loud"),
+            ("KIMBERLITE_LOG_WITNESSES", "http://127.0.0.1:7071"),
+            ("KIMBERLITE_LOG_WITNESSES", &format!("https://w.example {WITNESS}")),
+            ("KIMBERLITE_LOG_WITNESSES", &format!("http://h/?a=1 {WITNESS}")),
+            ("KIMBERLITE_LOG_WITNESSES", &format!("http://h {LOG}")),
+            ("KIMBERLITE_LOG_WITNESSES", &format!("http://h {WITNESS}, http://i {WITNESS}")),
         ] {
             assert!(
                 matches!(read(&[(env, value)]), Err(ConfigError::Value { .. })),

@@ -30,3 +30,4 @@ pub mod server;
 mod stalled;
 mod v1;
 pub mod witness;
+pub mod witnesses;

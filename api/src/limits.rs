@@ -46,5 +46,15 @@ pub const BACKUP_PATH_BYTES_MAX: usize = 4096;
 pub const BACKUPS_RUNNING_MAX: usize = 4;
 /// Backups whose outcome is remembered.
 pub const BACKUPS_KEPT: usize = 100;
+/// Witnesses that a log has: as many cosignatures as every reader of notes must accept.
+pub const WITNESSES_MAX: usize = 16;
+/// Milliseconds in which a witness has to answer.
+pub const WITNESS_PATIENCE_MS: u64 = 10_000;
+/// Milliseconds until a witness that did not cosign is asked again; doubled each time.
+pub const WITNESS_RETRY_MS: u64 = 500;
+/// Milliseconds that this grows to.
+pub const WITNESS_RETRY_MS_MAX: u64 = 60_000;
+/// Bytes of a witness's answer.
+pub const WITNESS_ANSWER_BYTES_MAX: usize = 64 << 10;
 /// HTTP/2 requests in flight on one connection.
 pub const H2_STREAMS_MAX: u32 = 256;

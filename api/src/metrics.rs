@@ -49,6 +49,38 @@ pub(crate) struct Metrics {
     append: Histogram,
     events: Counter,
     followers: Gauge,
+    pub(crate) witnesses: WitnessFigures,
+}
+
+/// How asking witnesses goes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WitnessFigures {
+    /// Cosignatures that they gave.
+    pub(crate) cosigned: Counter,
+    /// Times that one did not.
+    pub(crate) failures: Counter,
+    /// Those that did not when they were asked last.
+    pub(crate) failing: Gauge,
+}
+
+impl WitnessFigures {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "witness_cosignatures",
+            "Cosignatures that witnesses gave",
+            self.cosigned.clone(),
+        );
+        registry.register(
+            "witness_failures",
+            "Times that a witness did not cosign",
+            self.failures.clone(),
+        );
+        registry.register(
+            "witnesses_failing",
+            "Witnesses that did not when they were asked last",
+            self.failing.clone(),
+        );
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -128,9 +160,11 @@ impl Metrics {
         );
         registry.register("events_appended", "Events appended over HTTP", events.clone());
         registry.register("followers", "Open SSE connections", followers.clone());
+        let witnesses = WitnessFigures::default();
+        witnesses.register(registry);
         registry.register_collector(Box::new(figures));
         registry.register_collector(Box::new(BackupFigures(backups)));
-        Self { registry: all, requests, latency, append, events, followers }
+        Self { registry: all, requests, latency, append, events, followers, witnesses }
     }
 
     /// Counts one answered request.

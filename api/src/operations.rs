@@ -100,6 +100,24 @@ pub const METRICS: &[Metric] = &[
         "seconds",
         "Time in writing batches and `fdatasync`.",
     ),
+    metric(
+        "kimberlite_witness_cosignatures_total",
+        Kind::Counter,
+        "cosignatures",
+        "Cosignatures that the witnesses of `log.witnesses` gave.",
+    ),
+    metric(
+        "kimberlite_witness_failures_total",
+        Kind::Counter,
+        "times",
+        "Times that a witness did not cosign what it was asked to.",
+    ),
+    metric(
+        "kimberlite_witnesses_failing",
+        Kind::Gauge,
+        "witnesses",
+        "Witnesses that did not cosign when they were asked last.",
+    ),
     metric("kimberlite_segments", Kind::Gauge, "files", "Segment files of the log."),
     metric(
         "kimberlite_checkpoints_total",
@@ -305,6 +323,14 @@ pub const ALERTS: &[Alert] = &[
         lasts: "0m",
         why: "For backups once a day, with two hours to spare. What a backup does not hold is gone with the disk.",
         action: "`GET /v1/backups` and the server's log say what failed; `kimberlite backup` takes one now.",
+    },
+    Alert {
+        name: "WitnessFails",
+        when: "kimberlite_witnesses_failing > 0",
+        lasts: "10m",
+        why: "Each is asked again within a minute at most; ten are no restart. Until it cosigns, only the log vouches for new records.",
+        action: "The server's log names the witness and why. One that saw more records than this log has, or another root, means that \
+                 this log went back or was replaced: stop the server and compare it with backups before anything else.",
     },
     Alert {
         name: "ServerErrors",

@@ -46,6 +46,7 @@ use crate::{
     problem::{Code, Problem},
     stalled::Stalled,
     witness::{MemoryError, Witness, WitnessArgs},
+    witnesses,
 };
 
 /// The tenant that a development server has ready.
@@ -168,6 +169,7 @@ pub struct Server {
     app: Arc<App>,
     stopping: watch::Sender<bool>,
     accepting: JoinHandle<()>,
+    witnesses: JoinSet<()>,
     /// Goes with the server.
     _ephemeral: Option<tempfile::TempDir>,
 }
@@ -220,8 +222,9 @@ impl Server {
         let router = app::router(&app);
         let accepting =
             tokio::spawn(accept(listener, router, app.config.clone(), stopping.subscribe()));
+        let witnesses = witnesses::ask_all(&app);
         tracing::info!(%address, "listening");
-        Ok(Self { address, app, stopping, accepting, _ephemeral: ephemeral })
+        Ok(Self { address, app, stopping, accepting, witnesses, _ephemeral: ephemeral })
     }
 
     /// Where it listens.
@@ -230,12 +233,13 @@ impl Server {
     }
 
     /// Finishes what was accepted, tells followers, and closes the store.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.app.drain();
         self.stopping.send_replace(true);
         if let Err(error) = self.accepting.await {
             tracing::error!(%error, "accepting connections broke off");
         }
+        self.witnesses.shutdown().await;
         self.app.store.close().await;
     }
 }

@@ -76,5 +76,7 @@ pub const IDLE_SUPERBLOCK_MS: u64 = 1000;
 pub const SIGN_PAUSE_MS: u64 = 200;
 /// Milliseconds that a proof waits at most for the checkpoint that covers its record.
 pub const PROOF_WAIT_MS: u64 = 2000;
+/// Cosigned checkpoints of a log that are remembered, so that witnesses who take long still meet on one.
+pub const COSIGNED_KEPT: usize = 64;
 /// Milliseconds between two rounds of reading everything on disk again.
 pub const SCRUB_PAUSE_MS: u64 = 60_000;

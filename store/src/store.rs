@@ -1,5 +1,6 @@
 //! The store's public face.
 
+mod cosigned;
 mod evidence;
 mod stats;
 

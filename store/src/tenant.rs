@@ -31,6 +31,8 @@ pub(crate) struct TenantShared {
     pub(crate) subscriptions: Subscriptions,
     /// The newest checkpoint, where logs are signed.
     pub(crate) signed: watch::Sender<Option<Arc<SignedLog>>>,
+    /// Checkpoints that witnesses cosigned, the newest last.
+    pub(crate) cosigned: watch::Sender<Vec<Arc<SignedLog>>>,
     /// Held by who renders, so that followers who wake together render once. Several, so that readers of other
     /// places need not wait.
     rendering: [Mutex<()>; RENDERING],
@@ -55,6 +57,7 @@ impl TenantShared {
             tip: watch::Sender::new(0),
             subscriptions: Subscriptions::default(),
             signed: watch::Sender::new(None),
+            cosigned: watch::Sender::new(Vec::new()),
             rendering: Default::default(),
         }
     }

@@ -58,10 +58,11 @@ struct LogKeyBody {
 
 /// The newest checkpoint
 ///
-/// A C2SP signed note: origin, size and root of the log, signed with its key. It covers every record
-/// within a second.
+/// A C2SP signed note: origin, size and root of the log, signed with its key, and cosigned by those of
+/// its witnesses who saw it yet. It covers every record within a second.
 #[utoipa::path(
     get, path = "/v1/log/checkpoint", tag = "records", operation_id = "read_checkpoint",
+    params(("cosigned" = Option<u64>, Query, description = "The newest that so many witnesses cosigned, at least; waited for 2 seconds at most")),
     responses(
         (status = 200, description = "The checkpoint", content_type = "text/plain", body = String),
     )
@@ -70,8 +71,12 @@ pub(crate) async fn read_checkpoint(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    plain(&request.into_parts().0)?;
-    Ok(text(signed(&app).await?.note.to_string()))
+    let (parts, _) = request.into_parts();
+    let mut query = Query::parse(parts.uri.query())?;
+    let cosigned = cosigned(&app, &mut query)?;
+    query.finish()?;
+    conditions::refuse(&parts.headers, Refused::KeyAndConditions)?;
+    Ok(text(app.store.cosigned_at(&app.tenant, 0, cosigned).await?.note.to_string()))
 }
 
 /// A tile
@@ -167,6 +172,16 @@ pub(crate) async fn rotate_log_key(
 ) -> Result<Response, Problem> {
     plain(&request.into_parts().0)?;
     Ok(keys(&*app.store.rotate_log_key(&app.tenant).await?))
+}
+
+/// How many witnesses a caller wants to have cosigned.
+pub(super) fn cosigned(app: &App, query: &mut Query<'_>) -> Result<usize, Problem> {
+    let count = |text: &str| whole_number(text).filter(|_| !text.is_empty());
+    let wanted = query.parsed("cosigned", "is no number of witnesses", count)?.unwrap_or(0);
+    let there = app.config.witnesses.len();
+    let wanted = usize::try_from(wanted).ok().filter(|wanted| *wanted <= there);
+    wanted
+        .ok_or_else(|| query::invalid("cosigned", format!("is above the {there} of log.witnesses")))
 }
 
 /// Refuses what none of these takes.

@@ -20,7 +20,11 @@ use super::{
     read::with_type,
     receipt,
 };
-use crate::{app::App, problem::Problem, query};
+use crate::{
+    app::App,
+    problem::Problem,
+    query::{self, Query},
+};
 
 /// A record.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -192,11 +196,14 @@ pub(crate) async fn read_event_opening(
 
 /// A record's proof
 ///
-/// That the record is in the log: a C2SP tlog-proof, with the newest checkpoint. It waits for one that
-/// covers the record, 2 seconds at most.
+/// That the record is in the log: a C2SP tlog-proof, with the newest checkpoint, or the newest that
+/// enough witnesses cosigned. It waits for one that covers the record, 2 seconds at most.
 #[utoipa::path(
     get, path = "/v1/records/{position}/proof", tag = "records", operation_id = "read_record_proof",
-    params(("position" = u64, Path, description = "The record's position", example = 0)),
+    params(
+        ("position" = u64, Path, description = "The record's position", example = 0),
+        ("cosigned" = Option<u64>, Query, description = "Witnesses that must have cosigned the checkpoint, at least; 0 if left out"),
+    ),
     responses(
         (status = 200, description = "The proof", content_type = "text/plain", body = String),
     )
@@ -214,7 +221,10 @@ pub(crate) async fn read_record_proof(
 /// The same as under `/v1/records`, for events only.
 #[utoipa::path(
     get, path = "/v1/events/{position}/proof", tag = "records", operation_id = "read_event_proof",
-    params(("position" = u64, Path, description = "The event's position", example = 0)),
+    params(
+        ("position" = u64, Path, description = "The event's position", example = 0),
+        ("cosigned" = Option<u64>, Query, description = "Witnesses that must have cosigned the checkpoint, at least; 0 if left out"),
+    ),
     responses(
         (status = 200, description = "The proof", content_type = "text/plain", body = String),
     )
@@ -233,8 +243,11 @@ async fn proof(
     request: &Parts,
     kind: Kind,
 ) -> Result<Response, Problem> {
-    record(app, position, request, kind).await?;
-    let receipt = app.store.receipt(&app.tenant, position).await?;
+    let mut query = Query::parse(request.uri.query())?;
+    let cosigned = super::log::cosigned(app, &mut query)?;
+    query.finish()?;
+    find(app, position, request, kind).await?;
+    let receipt = app.store.cosigned_receipt(&app.tenant, position, cosigned).await?;
     Ok(super::log::text(receipt.to_string()))
 }
 
@@ -251,6 +264,15 @@ async fn record(
     kind: Kind,
 ) -> Result<RecordView, Problem> {
     query::none(request.uri.query())?;
+    find(app, position, request, kind).await
+}
+
+async fn find(
+    app: &App,
+    position: Position,
+    request: &Parts,
+    kind: Kind,
+) -> Result<RecordView, Problem> {
     conditions::refuse(&request.headers, Refused::KeyAndConditions)?;
     let record = app.store.record(&app.tenant, position).await?;
     if kind == Kind::Event && record.kind != "event" {

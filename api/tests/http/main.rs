@@ -15,6 +15,7 @@ mod refused;
 mod settings;
 #[path = "../support/mod.rs"]
 mod support;
+mod witnesses;
 
 use support::Server;
 

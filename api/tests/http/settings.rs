@@ -15,7 +15,7 @@ use kimberlite_api::config::KEYS;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     time::timeout,
 };
 
@@ -160,6 +160,7 @@ async fn every_setting_has_an_effect() {
                 }
             }
             "log.origin" => origin(key.env, folder.path()).await,
+            "log.witnesses" => witnesses(key.env, folder.path()).await,
             "keys.folder" => keys(key.env, folder.path()).await,
             "log.level" => log_level(key.env),
             unknown => panic!("no test shows an effect of {unknown}"),
@@ -183,6 +184,18 @@ async fn keys(env: &str, folder: &Path) {
     server.client().await.get("/v1/log/keys").await.ok(200);
     assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
     assert!(!folder.join("keys").exists(), "the default");
+}
+
+/// They are asked, where it says.
+async fn witnesses(env: &str, folder: &Path) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let key = "w.example/w1+85687096+BCmsuuFBvMrwsi4alNNNC8c2HlJtC/4SyJeUvJMilm3X";
+    let value = format!("http://{}/prefix/ {key}", listener.local_addr().unwrap());
+    let _server = Server::with(folder, &[(env, &value)]);
+    let (mut stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    let text = heard(&mut stream, "/dev\n").await;
+    assert!(text.starts_with("POST /prefix/add-checkpoint HTTP/1.1"), "{text}");
+    assert!(text.contains("old 0\n\nkimberlite-"), "{text}");
 }
 
 /// What is appended lands in the folder: a server that is told of it by flag finds it there.

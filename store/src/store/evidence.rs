@@ -68,9 +68,8 @@ impl Store {
         let covers = |signed: &Option<Arc<SignedLog>>| {
             signed.as_ref().is_some_and(|signed| signed.checkpoint.size >= size)
         };
-        let wait = Duration::from_millis(PROOF_WAIT_MS);
-        let found = tokio::time::timeout(wait, signed.wait_for(covers)).await;
-        let found = found.ok().and_then(Result::ok).and_then(|signed| signed.clone());
+        let found = proof_wait(signed.wait_for(covers)).await;
+        let found = found.and_then(Result::ok).and_then(|signed| signed.clone());
         found.ok_or(EvidenceError::Pending)
     }
 
@@ -83,11 +82,24 @@ impl Store {
         tenant: &Tenant,
         position: Position,
     ) -> Result<Receipt, EvidenceError> {
+        self.cosigned_receipt(tenant, position, 0).await
+    }
+
+    /// As [`Store::receipt`], to the newest checkpoint that at least so many witnesses cosigned.
+    ///
+    /// # Errors
+    /// See [`EvidenceError`].
+    pub async fn cosigned_receipt(
+        &self,
+        tenant: &Tenant,
+        position: Position,
+        cosignatures: usize,
+    ) -> Result<Receipt, EvidenceError> {
         let index = position.get();
         if index >= *tenant.shared.tip.borrow() {
             return Err(ReadError::NoRecord.into());
         }
-        let signed = self.signed_at(tenant, index + 1).await?;
+        let signed = self.cosigned_at(tenant, index + 1, cosignatures).await?;
         let (size, root) = (signed.checkpoint.size, signed.checkpoint.root);
         let checkpoint = signed.note.clone();
         let read = move |hashes: &Hashes<'_>| {
@@ -192,6 +204,11 @@ impl Store {
         };
         self.reading(tenant, false, run).await
     }
+}
+
+/// As far as the longest wait for a checkpoint.
+pub(super) async fn proof_wait<F: Future>(future: F) -> Option<F::Output> {
+    tokio::time::timeout(Duration::from_millis(PROOF_WAIT_MS), future).await.ok()
 }
 
 /// Leaves, each behind its length in two bytes (C2SP tlog-tiles).
