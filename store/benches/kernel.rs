@@ -1,9 +1,24 @@
-//! The codec and the kernel without disk and network.
+//! The codec, the kernel and proofs without disk and network.
 
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use kimberlite_store::measure::{Bench, commit};
+use kimberlite_store::{
+    measure::{Bench, commit},
+    proof::{consistency, inclusion},
+};
+
+use crate::{
+    kept::{Kept, SIZE},
+    support::Chance,
+};
+
+#[path = "../tests/proof/kept.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod kept;
+#[path = "../tests/proof/support.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod support;
 
 fn codec(c: &mut Criterion) {
     let mut group = c.benchmark_group("codec");
@@ -42,5 +57,17 @@ fn kernel(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, codec, kernel);
+fn proofs(c: &mut Criterion) {
+    let mut group = c.benchmark_group("proof among 10,000,000 records");
+    let (kept, mut chance) = (Kept::new(), Chance(5));
+    group.bench_function("of a record", |b| {
+        b.iter(|| inclusion(chance.below(SIZE), SIZE, kept.read()));
+    });
+    group.bench_function("of growth", |b| {
+        b.iter(|| consistency(1 + chance.below(SIZE), SIZE, kept.read()));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, codec, kernel, proofs);
 criterion_main!(benches);

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod any_bytes;
+mod cost;
+mod kept;
 mod oracles;
 mod support;
 mod vectors;

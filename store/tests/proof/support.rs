@@ -34,8 +34,12 @@ impl Hashes {
     }
 }
 
-fn joined(left: Hash, right: Hash) -> Hash {
-    Hash(Sha256::digest([&[1], left.0.as_slice(), &right.0].concat()).into())
+pub(crate) fn joined(left: Hash, right: Hash) -> Hash {
+    let mut hasher = Sha256::new();
+    hasher.update([1]);
+    hasher.update(left.0);
+    hasher.update(right.0);
+    Hash(hasher.finalize().into())
 }
 
 /// Numbers from a seed (`SplitMix64`).
