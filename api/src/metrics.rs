@@ -280,6 +280,9 @@ impl Collector for StoreFigures {
         };
         gauge("append_queue", "Commands waiting to be written", None, whole(stats.queue_commands))?;
         gauge("segments", "Segment files", None, whole(stats.segments))?;
+        // Rounded down: a promise is never told to reach further than it does.
+        let closed = stats.closed_us.div_euclid(1_000_000);
+        gauge("closed_time", "Every later event is later", Some(&Unit::Seconds), closed)?;
         gauge(
             "event_cache",
             "Rendered events kept for readers",

@@ -118,6 +118,12 @@ pub const METRICS: &[Metric] = &[
         "witnesses",
         "Witnesses that did not cosign when they were asked last.",
     ),
+    metric(
+        "kimberlite_closed_time_seconds",
+        Kind::Gauge,
+        "seconds since 1970",
+        "Every later event has a later time than this; it moves on when nothing happens.",
+    ),
     metric("kimberlite_segments", Kind::Gauge, "files", "Segment files of the log."),
     metric(
         "kimberlite_checkpoints_total",

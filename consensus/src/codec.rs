@@ -7,12 +7,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
     header::{Header, Identity, Op, View},
-    limits::{BODY_BYTES_MAX, PIPELINE_MAX, REPLICAS_MAX},
+    limits::{BODY_BYTES_MAX, PIPELINE_MAX, REPLICAS_MAX, TIME_MAX_US},
     members::{self, Members},
     message::{Entry, Envelope, Message, ReplicaId, Tail},
 };
 
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const SEAL_BYTES: usize = 32;
 
 /// Why bytes are no message.
@@ -58,6 +58,8 @@ const fn kind(message: &Message) -> u8 {
         Message::Fetch { .. } => 9,
         Message::Supply { .. } => 10,
         Message::Follows { .. } => 11,
+        Message::Close { .. } => 12,
+        Message::Reading { .. } => 13,
     }
 }
 
@@ -91,9 +93,10 @@ fn put_fields(message: &Message, out: &mut BytesMut) {
             out.put_u64_le(view.0);
             out.put_u64_le(joined.0);
         }
-        Message::DoViewChange { view, log_view, tail } => {
+        Message::DoViewChange { view, log_view, closed_us, tail } => {
             out.put_u64_le(view.0);
             out.put_u64_le(log_view.0);
+            out.put_i64_le(*closed_us);
             put_tail(tail, out);
         }
         Message::StartView { view, nonce, tail } => {
@@ -113,6 +116,19 @@ fn put_fields(message: &Message, out: &mut BytesMut) {
         Message::Supply { committed, entry } => {
             out.put_u8(u8::from(*committed));
             put_entry(entry, out);
+        }
+        Message::Close { view, round, close_us, closed_us, op } => {
+            out.put_u64_le(view.0);
+            out.put_u64_le(*round);
+            out.put_i64_le(*close_us);
+            out.put_i64_le(*closed_us);
+            out.put_u64_le(op.0);
+        }
+        Message::Reading { view, round, clock_us, closed_us } => {
+            out.put_u64_le(view.0);
+            out.put_u64_le(*round);
+            out.put_i64_le(*clock_us);
+            out.put_i64_le(*closed_us);
         }
     }
 }
@@ -182,9 +198,12 @@ fn message(kind: u8, from: &mut Cursor<'_>) -> Result<Message, CodecError> {
         },
         4 => Message::Alive { view: from.view()?, round: from.number()? },
         5 => Message::StartViewChange { view: from.view()?, joined: from.view()? },
-        6 => {
-            Message::DoViewChange { view: from.view()?, log_view: from.view()?, tail: from.tail()? }
-        }
+        6 => Message::DoViewChange {
+            view: from.view()?,
+            log_view: from.view()?,
+            closed_us: from.time()?,
+            tail: from.tail()?,
+        },
         7 => Message::StartView { view: from.view()?, nonce: from.number()?, tail: from.tail()? },
         8 => Message::RequestStartView { view: from.view()?, nonce: from.number()? },
         9 => {
@@ -193,6 +212,19 @@ fn message(kind: u8, from: &mut Cursor<'_>) -> Result<Message, CodecError> {
         }
         10 => Message::Supply { committed: from.flag()?, entry: from.entry()? },
         11 => Message::Follows { view: from.view()?, op: from.op()? },
+        12 => Message::Close {
+            view: from.view()?,
+            round: from.number()?,
+            close_us: from.time()?,
+            closed_us: from.time()?,
+            op: from.op()?,
+        },
+        13 => Message::Reading {
+            view: from.view()?,
+            round: from.number()?,
+            clock_us: from.time()?,
+            closed_us: from.time()?,
+        },
         _ => return Err(CodecError::Malformed),
     })
 }
@@ -226,6 +258,12 @@ impl Cursor<'_> {
 
     fn op(&mut self) -> Result<Op, CodecError> {
         self.counter().map(Op)
+    }
+
+    /// Microseconds since 1970, within what a time can be.
+    fn time(&mut self) -> Result<i64, CodecError> {
+        let us = i64::from_le_bytes(self.take()?);
+        if (0..=TIME_MAX_US).contains(&us) { Ok(us) } else { Err(CodecError::Malformed) }
     }
 
     fn identity(&mut self) -> Result<Identity, CodecError> {
@@ -318,8 +356,10 @@ mod tests {
             Message::Alive { view, round: 12 },
             Message::Follows { view, op },
             Message::StartViewChange { view, joined: View(2) },
-            Message::DoViewChange { view, log_view: View(1), tail: tail.clone() },
-            Message::DoViewChange { view, log_view: View(1), tail: short },
+            Message::DoViewChange { view, log_view: View(1), closed_us: 9, tail: tail.clone() },
+            Message::DoViewChange { view, log_view: View(1), closed_us: 0, tail: short },
+            Message::Close { view, round: 7, close_us: 30, closed_us: 20, op },
+            Message::Reading { view, round: 7, clock_us: 35, closed_us: 20 },
             Message::StartView { view, nonce: 77, tail },
             Message::RequestStartView { view, nonce: 77 },
             Message::Fetch { op, identity: None },
@@ -375,6 +415,16 @@ mod tests {
             }
             assert!(decode(&bytes.slice(..SEAL_BYTES - 1)).is_err());
         }
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_is_refused() {
+        let check = |clock_us| {
+            let message = Message::Reading { view: View(1), round: 1, clock_us, closed_us: 0 };
+            decode(&encode(&envelope(message))).is_ok()
+        };
+        assert!(check(0) && check(TIME_MAX_US));
+        assert!(!check(-1) && !check(TIME_MAX_US + 1) && !check(i64::MAX) && !check(i64::MIN));
     }
 
     #[test]

@@ -43,11 +43,16 @@
 //! **Growth.** One op adds a standby that has caught up, or removes a member. It counts from where it stands in a log; it is
 //! ordered when all before it is committed and a quorum has the log of the view.
 //!
+//! **Time.** With its heartbeats a primary asks what the others' clocks show, and stamps ops with its own as far as a quorum's allow it.
+//! Times of ops rise. A closed time is promised, below which none will fall: it is told once a quorum keeps it durably, and
+//! votes carry it to later views (`specs/decisions/0016-time.md`).
+//!
 //! A cluster of one is the same code: a quorum of one, no messages, no timers. `specs/decisions/0011-replication.md` has the
-//! choices and why each is safe. Absent: agreement on time beyond op times that rise.
+//! choices and why each is safe.
 
 #![warn(clippy::float_arithmetic, clippy::wildcard_enum_match_arm)]
 
+mod clock;
 mod codec;
 mod header;
 pub mod limits;

@@ -24,5 +24,11 @@ pub const ABDICATE_MS: u64 = 400;
 pub const VIEW_CHANGE_MS: u64 = 600;
 /// Milliseconds after which what was not answered is said again.
 pub const RESEND_MS: u64 = 60;
+/// Milliseconds for which what another's clock showed counts.
+pub const READING_MS: u64 = 2000;
+/// Milliseconds that a closed time may lie behind what the clocks show, at least, before another is promised.
+pub const CLOSE_MS: u64 = 500;
+/// No time lies beyond this: microseconds since 1970-01-01 UTC, at the end of the year 9998.
+pub const TIME_MAX_US: i64 = 253_370_764_800_000_000;
 /// Milliseconds for which a wish for another view counts.
 pub const WISH_MS: u64 = 600;

@@ -121,6 +121,8 @@ impl Mender {
             | Message::Commit { .. }
             | Message::Alive { .. }
             | Message::Follows { .. }
+            | Message::Close { .. }
+            | Message::Reading { .. }
             | Message::StartViewChange { .. }
             | Message::DoViewChange { .. }
             | Message::RequestStartView { .. } => Told::Nothing,

@@ -131,6 +131,30 @@ pub enum Message {
         /// All ops up to this one are durable there.
         op: Op,
     },
+    /// The primary asks what the hearer's clock shows, and says what it promises of times.
+    Close {
+        /// Its view.
+        view: View,
+        /// Grows with each time it asks.
+        round: u64,
+        /// To be kept durably: no op will be prepared with a time up to this one.
+        close_us: i64,
+        /// A quorum has kept this; all ops with times up to it are committed, and are no later than `op`.
+        closed_us: i64,
+        /// The last committed op.
+        op: Op,
+    },
+    /// What a backup's clock shows.
+    Reading {
+        /// The view.
+        view: View,
+        /// The question that is answered.
+        round: u64,
+        /// Microseconds since 1970-01-01 UTC.
+        clock_us: i64,
+        /// The promise that is durable here.
+        closed_us: i64,
+    },
     /// The sender wants this view.
     StartViewChange {
         /// The view that it wants.
@@ -144,6 +168,8 @@ pub enum Message {
         view: View,
         /// The last view whose log the sender has.
         log_view: View,
+        /// No op may be prepared with a time up to this one; 0 where the sender knows of no such promise.
+        closed_us: i64,
         /// Its log.
         tail: Tail,
     },

@@ -1,5 +1,6 @@
 //! One replica: what it has prepared, written and committed, and in which view it is.
 
+mod closed;
 mod install;
 mod log;
 mod members;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 #[cfg(feature = "sim")]
 use crate::sim::Mutant;
 use crate::{
+    clock::Clock,
     header::{Header, Identity, Op, View},
     limits::{PIPELINE_MAX, REPLICAS_MAX},
     members::Members,
@@ -110,6 +112,15 @@ pub struct Replica {
     heartbeat: Timer,
     resend: Timer,
     election: Timer,
+    clock: Clock,
+    /// What was promised of times, here or by whoever led before: ops of this replica's own are later.
+    floor_us: i64,
+    /// What readers may be told of it.
+    closed_us: i64,
+    /// As primary: the promise that is durable on each other one.
+    kept_us: Vec<i64>,
+    #[cfg(feature = "sim")]
+    raw_us: i64,
     #[cfg(feature = "sim")]
     mutant: Option<Mutant>,
 }
@@ -170,6 +181,12 @@ impl Replica {
             heartbeat: Timer::after(now_ms, 0),
             resend: Timer::after(now_ms, 0),
             election: Timer::after(now_ms, 0),
+            clock: Clock::new(ReplicaId(superblock.replica as u8), count),
+            floor_us: superblock.closed_us,
+            closed_us: if slots == 1 { superblock.closed_us } else { 0 },
+            kept_us: vec![0; count],
+            #[cfg(feature = "sim")]
+            raw_us: 0,
             #[cfg(feature = "sim")]
             mutant: None,
         };
@@ -191,17 +208,6 @@ impl Replica {
         // under the same numbers in the same view.
         self.resigned = self.slots > 1 && primary && self.log_view() == self.view();
         self.expect_primary(now_ms);
-    }
-
-    /// The time that the next op may carry: `now`, or just behind the last op's.
-    pub fn stamp(&self, now_us: i64) -> i64 {
-        let last = self.suffix.back().map(|p| p.header.time_us);
-        let last = last.or(self.committed.as_ref().map(|h| h.time_us));
-        #[cfg(feature = "sim")]
-        let last = last.filter(|_| !self.has(Mutant::AnyTime));
-        // A change of the members comes before what is being built, and takes the next microsecond.
-        let behind = 1 + i64::from(self.wanted.is_some());
-        last.map_or(now_us, |last| now_us.max(last + behind))
     }
 
     /// The last committed op.
@@ -264,9 +270,9 @@ impl Replica {
         self.status == Status::Normal && self.primary() == self.me && !self.resigned
     }
 
-    /// Whether this replica leads its view and has committed all that there was before.
+    /// Whether this replica leads its view, has committed all that there was before, and knows what time it is.
     pub fn leads(&self) -> bool {
-        self.is_primary() && self.commit() >= self.inherited
+        self.is_primary() && self.commit() >= self.inherited && self.knows_time()
     }
 
     /// Whether a request may be ordered here, now.
@@ -318,6 +324,7 @@ impl Replica {
             }
             Input::Abandoned { after } => self.abandon(after),
             Input::Confirm => self.beat(out),
+            Input::Clock { wall_us, building_us } => self.look(now_ms, wall_us, building_us, out),
             Input::Tick => self.tick(now_ms, out),
             Input::Idle => self.refresh(out),
         }
@@ -373,11 +380,22 @@ impl Replica {
             Message::StartViewChange { view, joined } => {
                 self.on_start_view_change(now, from, view, joined, out);
             }
-            Message::DoViewChange { view, log_view, tail } => {
-                self.on_do_view_change(now, view, Vote { from, incarnation, log_view, tail }, out);
+            Message::Close { view, round, close_us, closed_us, op } => {
+                if self.hears_primary(now, from, view, out) {
+                    self.on_close(now, (view, round), (close_us, closed_us), op, out);
+                }
+            }
+            Message::Reading { view, round, clock_us, closed_us }
+                if self.counts(from, incarnation) =>
+            {
+                self.on_reading(now, from, (view, round), (clock_us, closed_us), out);
+            }
+            Message::DoViewChange { view, log_view, closed_us, tail } => {
+                let vote = Vote { from, incarnation, log_view, closed_us, tail };
+                self.on_do_view_change(now, view, vote, out);
             }
             // Of a disk that this log does not know yet.
-            Message::PrepareOk { .. } | Message::Alive { .. } => {}
+            Message::PrepareOk { .. } | Message::Alive { .. } | Message::Reading { .. } => {}
             Message::StartView { view, nonce, tail } => {
                 self.on_start_view(now, from, (view, nonce), &tail, out);
             }

@@ -51,6 +51,14 @@ pub enum Input {
     },
     /// Find out whether this replica still leads: [`Replica::confirmed`] passes [`Replica::round`] if so.
     Confirm,
+    /// What the wall clock shows; before each [`Input::Tick`], and in a cluster of one when nothing has happened for a while.
+    /// What may be promised of times is promised now.
+    Clock {
+        /// Microseconds since 1970-01-01 UTC.
+        wall_us: i64,
+        /// The time of the op that the driver builds, if it builds one.
+        building_us: Option<i64>,
+    },
     /// Time went on. At least every ten milliseconds in a cluster of several.
     Tick,
     /// Nothing has been written for a while, or the driver wants the superblock true now.
@@ -209,6 +217,9 @@ pub struct Superblock {
     pub identity: Identity,
     /// The log is being cut behind this op: what lies there is no part of it.
     pub cut: Option<Op>,
+    /// No op will be prepared here with a time up to this one, in any view; 0 where nothing was promised. Microseconds
+    /// since 1970-01-01 UTC.
+    pub closed_us: i64,
     /// The log went on behind its end, and what was there is damaged: what this replica said of it, it does not know.
     pub uncertain: bool,
 }
@@ -225,6 +236,7 @@ impl Superblock {
             commit: Op(0),
             identity: Identity::root(cluster),
             cut: None,
+            closed_us: 0,
             uncertain: false,
         }
     }

@@ -42,6 +42,7 @@ fn superblock() -> Superblock {
         commit: Op(7),
         identity: OP_BEFORE,
         cut: None,
+        closed_us: 0,
         uncertain: false,
     }
 }
@@ -77,6 +78,16 @@ fn superblocks_are_written_as_the_format_says() {
         check("superblock: each of the four copies", sealed);
         assert!(zeros.iter().all(|b| *b == 0));
     }
+}
+
+#[test]
+fn promises_are_written_as_the_format_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let superblock = Superblock { closed_us: TIME_US, ..superblock() };
+    SuperblockFile::create(&RealDisk::new(folder.path()), superblock).unwrap();
+    let file = fs::read(folder.path().join("superblock")).unwrap();
+    check("superblock: each copy, once a time was promised", &file[..160]);
+    assert!(file[160..4096].iter().all(|b| *b == 0));
 }
 
 #[test]

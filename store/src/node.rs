@@ -10,7 +10,7 @@ use std::{
     io::ErrorKind,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -122,6 +122,8 @@ pub(crate) struct Counters {
     pub(crate) bytes: AtomicU64,
     pub(crate) sync_nanos: AtomicU64,
     pub(crate) segments: AtomicUsize,
+    /// Microseconds since 1970-01-01 UTC.
+    pub(crate) closed_us: AtomicI64,
 }
 
 /// What a command came to, or that it was not written and why.
@@ -295,6 +297,16 @@ impl Drop for NodeHandle {
     }
 }
 
+/// What came of waiting.
+enum Next {
+    /// Something is to be written or answered.
+    Work,
+    /// Nothing came.
+    Quiet,
+    /// The last there is to do.
+    Close(oneshot::Sender<()>),
+}
+
 /// The receiving end: the thread's own state.
 pub(crate) struct Node {
     receiver: Receiver<Message>,
@@ -319,6 +331,7 @@ impl Node {
         let (sender, receiver) = sync_channel(QUEUE_COMMANDS_MAX);
         let counters = Arc::new(Counters::default());
         counters.segments.store(files.log.segments, Ordering::Relaxed);
+        counters.closed_us.store(replica.closed_us(), Ordering::Relaxed);
         let engine = Engine::new(Machine::new(replica), files, checkpoints, tenants, suffix);
         let node = Self {
             receiver,
@@ -347,14 +360,20 @@ impl Node {
 
     fn run(mut self) -> Result<(), Broken> {
         loop {
-            let closing = self.gather();
+            let next = self.gather();
             self.write()?;
             let overdue = Duration::from_millis(IDLE_SUPERBLOCK_MS);
             let idle = self.dirty_since.is_some_and(|since| since.elapsed() >= overdue);
-            if closing.is_some() || idle {
+            if matches!(next, Next::Quiet) {
+                self.close_time()?;
+            }
+            if matches!(next, Next::Close(_)) || idle {
                 self.refresh_superblock()?;
             }
-            if let Some(closed) = closing {
+            self.counters
+                .closed_us
+                .store(self.engine.machine.replica().closed_us(), Ordering::Relaxed);
+            if let Next::Close(closed) = next {
                 let _caller_left = closed.send(()).is_err();
                 return Ok(());
             }
@@ -362,12 +381,12 @@ impl Node {
     }
 
     /// Waits for commands and decides all that are there, as many as fit one op.
-    fn gather(&mut self) -> Option<oneshot::Sender<()>> {
+    fn gather(&mut self) -> Next {
         let timeout = Duration::from_millis(IDLE_SUPERBLOCK_MS);
         let mut message = match self.receiver.recv_timeout(timeout) {
             Ok(message) => message,
-            Err(RecvTimeoutError::Timeout) => return None,
-            Err(RecvTimeoutError::Disconnected) => return Some(oneshot::channel().0),
+            Err(RecvTimeoutError::Timeout) => return Next::Quiet,
+            Err(RecvTimeoutError::Disconnected) => return Next::Close(oneshot::channel().0),
         };
         let now = Timestamp::now().micros();
         loop {
@@ -376,14 +395,14 @@ impl Node {
                 Message::End(reply) => {
                     let _caller_left = reply.send(self.committed()).is_err();
                 }
-                Message::Close(closed) => return Some(closed),
+                Message::Close(closed) => return Next::Close(closed),
             }
             if self.engine.machine.full() {
-                return None;
+                return Next::Work;
             }
             message = match self.receiver.try_recv() {
                 Ok(message) => message,
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Next::Work,
             };
         }
     }
@@ -460,12 +479,32 @@ impl Node {
         }
     }
 
+    /// Nothing has happened for a while: the time of later ops is promised to be later than now, and that is durable
+    /// before anybody is told.
+    fn close_time(&mut self) -> Result<(), Broken> {
+        if self.frozen {
+            return Ok(());
+        }
+        let wall_us = Timestamp::now().micros();
+        self.engine.clock(0, wall_us).map_err(|stop| broken(&stop))?;
+        if self.engine.has_work() {
+            // What it writes says also what is committed.
+            self.dirty_since = None;
+        }
+        self.finish()
+    }
+
     fn refresh_superblock(&mut self) -> Result<(), Broken> {
         self.dirty_since = None;
         if self.frozen {
             return Ok(());
         }
         self.engine.step(0, Input::Idle).map_err(|stop| broken(&stop))?;
+        self.finish()
+    }
+
+    /// Does what the disk was told to.
+    fn finish(&mut self) -> Result<(), Broken> {
         while self.engine.has_work() {
             self.engine.work(0).map_err(|stop| broken(&stop))?;
         }

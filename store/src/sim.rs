@@ -160,6 +160,13 @@ impl Host for SimHost {
         }
     }
 
+    fn clock(&mut self, now_ms: u64, wall_us: i64) -> Result<(), Stopped> {
+        match &mut self.state {
+            State::Runs(runs) => runs.engine.clock(now_ms, wall_us).map_err(|e| stopped(&e)),
+            State::Mends(_) => Ok(()),
+        }
+    }
+
     fn scrub(&mut self, now_ms: u64) -> Result<bool, Stopped> {
         if self.mutant == Some(Mutant::NoScrub) {
             return Ok(false);

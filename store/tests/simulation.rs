@@ -32,7 +32,13 @@ fn another_seed_does_something_else() {
 
 /// Each replica in turn is cut off while its timers stand still: as primary it is replaced and cannot know.
 fn replaced(seed: u64) -> (Config, Vec<Planned>) {
-    let config = Config { replicas: 3, members: 3, safety_us: 20_000_000, ..Config::draw(seed) };
+    let config = Config {
+        quiet_us: 0,
+        replicas: 3,
+        members: 3,
+        safety_us: 20_000_000,
+        ..Config::draw(seed)
+    };
     let alone = |n: u64| {
         let replica = (n % 3) as u8;
         // What it has in flight ends first, and then it hears of clients again: else what they ask waits behind that.

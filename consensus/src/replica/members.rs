@@ -156,6 +156,7 @@ impl Replica {
             let r = usize::from(replica.0);
             self.suffix.iter_mut().for_each(|p| p.acks.remove(replica));
             (self.echoed[r], self.votes[r], self.wishes[r]) = (0, None, None);
+            self.kept_us[r] = 0;
             self.incarnations[r] = self.incarnations[r].max(next.incarnation(replica));
         }
     }

@@ -19,6 +19,11 @@ impl Replica {
                     self.status = Status::Normal;
                 }
             }
+            Mutant::ForgetsFloor => {
+                (self.floor_us, self.closed_us) = (0, 0);
+                self.superblock.closed_us = 0;
+                self.durable = self.superblock;
+            }
             Mutant::SameViewAgain => {
                 self.resigned = false;
                 if self.superblock.log_view == self.superblock.view {
@@ -42,6 +47,8 @@ impl Replica {
             | Mutant::CommitAhead
             | Mutant::NoBound
             | Mutant::AnyTime
+            | Mutant::RawPromise
+            | Mutant::ForgetsPromise
             | Mutant::AnyView
             | Mutant::AnyCommitted
             | Mutant::NoSync
@@ -59,5 +66,10 @@ impl Replica {
             | Mutant::NoElection
             | Mutant::NoRepair => {}
         }
+    }
+
+    /// Whether a bug is planted for which times need not rise.
+    pub(super) fn breaks_time(&self) -> bool {
+        self.has(Mutant::AnyTime)
     }
 }

@@ -128,7 +128,7 @@ impl Replica {
     pub(super) fn order(&mut self, now: u64, out: &mut Outbox) {
         let Some(next) = self.next_members(now) else { return };
         // It says nothing of when: its time is just behind the last op's, whatever a clock shows.
-        let time_us = self.head().map_or(0, |h| h.time_us + 1);
+        let time_us = self.least().max(1);
         let header = self.successor(time_us, Some(next), Bytes::new());
         let op = header.op;
         if self.suffix.is_empty() {

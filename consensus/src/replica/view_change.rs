@@ -19,6 +19,7 @@ pub(super) struct Vote {
     /// Of the disk that it speaks of.
     pub(super) incarnation: u64,
     pub(super) log_view: View,
+    pub(super) closed_us: i64,
     pub(super) tail: Tail,
 }
 
@@ -105,6 +106,7 @@ impl Replica {
         self.supplied.clear();
         (self.fetched, self.supplier) = (None, None);
         self.votes.iter_mut().for_each(|v| *v = None);
+        self.kept_us.iter_mut().for_each(|kept| *kept = 0);
         // What was acknowledged in another view does not count in this one.
         self.suffix.iter_mut().for_each(|p| p.acks = quorum::Voters::default());
         for wish in &mut self.wishes {
@@ -133,6 +135,7 @@ impl Replica {
 
     pub(super) fn superblock_written(&mut self, now: u64, written: Superblock, out: &mut Outbox) {
         self.durable = written;
+        self.close();
         self.be_let_in(out);
         if self.status == Status::Normal || written.view != self.view() {
             return;
@@ -159,7 +162,8 @@ impl Replica {
         let durable = durable || self.has(Mutant::VoteEarly);
         let tail = self.tail(self.durable_op());
         let (from, incarnation) = (self.me, self.durable.incarnation);
-        durable.then_some(Vote { from, incarnation, log_view: self.durable.log_view, tail })
+        let Superblock { log_view, closed_us, .. } = self.durable;
+        durable.then_some(Vote { from, incarnation, log_view, closed_us, tail })
     }
 
     fn say_vote(&mut self, out: &mut Outbox) {
@@ -167,8 +171,8 @@ impl Replica {
         if to == self.me {
             return;
         }
-        if let Some(Vote { log_view, tail, .. }) = self.own_vote() {
-            let message = Message::DoViewChange { view: self.view(), log_view, tail };
+        if let Some(Vote { log_view, closed_us, tail, .. }) = self.own_vote() {
+            let message = Message::DoViewChange { view: self.view(), log_view, closed_us, tail };
             out.push(Output::Send { to, message });
         }
     }
@@ -261,6 +265,8 @@ impl Replica {
         let Some(goal) = goal else {
             return out.push(Output::Notice(Notice::Diverged));
         };
+        let closed_us = votes.iter().map(|v| v.closed_us).max().unwrap_or_default();
+        self.keep_promises(closed_us);
         self.goal = Some(goal);
         self.expect_progress(now);
         self.pursue(now, out);

@@ -27,6 +27,7 @@ pub const VIOLATIONS: &[(&str, &str)] = &[
     ("S12", "a command was carried out twice"),
     ("S13", "an answer contradicts the log, or the order of answers does"),
     ("S14", "times of ops do not rise"),
+    ("CLOSED", "an op has a time for which it was promised that none will"),
     ("S16", "an op is not what its header says"),
     ("S17", "bytes were believed that nobody sent"),
     ("S18", "the same seed did not do the same again"),
@@ -92,6 +93,8 @@ pub(super) struct Checker {
     cutting: Vec<Option<Op>>,
     prepared: BTreeMap<(View, Op), Identity>,
     primaries: BTreeMap<View, ReplicaId>,
+    /// The latest time that was ever promised to readers.
+    closed_us: i64,
     /// Who said in one view that an op is durable there.
     acks: BTreeMap<(Op, View), (Identity, Voters)>,
     /// The body of each op that was ever sent.
@@ -116,6 +119,7 @@ impl Checker {
             cutting: vec![None; count],
             prepared: BTreeMap::new(),
             primaries: BTreeMap::new(),
+            closed_us: 0,
             acks: BTreeMap::new(),
             bodies: BTreeMap::new(),
         }
@@ -306,6 +310,9 @@ impl Checker {
             hold(chain, "S2", || format!("op {op} of r{r}"))?;
             hold(*time < header.time_us, "S14", || format!("op {op} of r{r}"))?;
         }
+        hold(self.closed_us < header.time_us, "CLOSED", || {
+            format!("op {op} has time {}, and {} was promised", header.time_us, self.closed_us)
+        })?;
         self.canonical.push((identity, header.view, header.time_us));
         self.committed_in.push(view);
         let copies = self.copies(at, identity);
@@ -321,9 +328,21 @@ impl Checker {
         hold(known == state, "S11", || format!("r{r} behind op {op}"))
     }
 
+    /// What readers of a replica may be told of times: every op behind those that it has committed is later.
+    fn closed(&mut self, replica: &Replica) -> Checked {
+        let (r, closed_us) = (replica.id(), replica.closed_us());
+        let next = self.canonical.get(replica.commit().0 as usize);
+        hold(next.is_none_or(|(_, _, time)| closed_us < *time), "CLOSED", || {
+            format!("{r} promises {closed_us} behind op {}", replica.commit())
+        })?;
+        self.closed_us = self.closed_us.max(closed_us);
+        Ok(())
+    }
+
     /// What a replica is, after an event.
     pub(super) fn look(&mut self, replica: &Replica) -> Checked {
         let (r, view) = (replica.id(), replica.view());
+        self.closed(replica)?;
         hold(replica.log_view() <= view, "S6", || format!("{r} in view {}", view.0))?;
         hold(replica.commit() <= Op(self.durable[usize::from(r.0)].len() as u64), "S7", || {
             format!("{r} committed {}", replica.commit())
@@ -380,13 +399,16 @@ impl Checker {
                 voters.add(from);
                 Ok(())
             }
-            Message::DoViewChange { view, log_view, tail } => {
+            Message::DoViewChange { view, log_view, closed_us, tail } => {
                 hold(!durable.uncertain, "S10", || {
                     format!("{from} votes and does not know what it had")
                 })?;
                 let head = tail.headers.last().map_or(tail.identity, Header::identity);
                 honest(
-                    durable.view == *view && durable.log_view == *log_view && has(tail.op(), head),
+                    durable.view == *view
+                        && durable.log_view == *log_view
+                        && durable.closed_us == *closed_us
+                        && has(tail.op(), head),
                 )
             }
             Message::StartView { view, .. } => honest(durable.log_view == *view),
@@ -405,7 +427,11 @@ impl Checker {
             Message::Follows { op, .. } => {
                 hold(op.0 <= disk.len() as u64, "S4", || format!("{from} says {message:?}"))
             }
-            Message::Commit { .. }
+            Message::Reading { view, closed_us, .. } => {
+                honest(durable.log_view == *view && durable.closed_us == *closed_us)
+            }
+            Message::Close { .. }
+            | Message::Commit { .. }
             | Message::StartViewChange { .. }
             | Message::RequestStartView { .. }
             | Message::Fetch { .. } => Ok(()),

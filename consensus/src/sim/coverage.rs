@@ -28,6 +28,8 @@ pub(super) fn message(message: &Message) -> &'static str {
         Message::RequestStartView { .. } => "messages: RequestStartView",
         Message::Fetch { .. } => "messages: Fetch",
         Message::Supply { .. } => "messages: Supply",
+        Message::Close { .. } => "messages: Close",
+        Message::Reading { .. } => "messages: Reading",
     }
 }
 

@@ -103,6 +103,11 @@ pub trait Host: Sized {
     /// # Errors
     /// The host cannot go on.
     fn step(&mut self, now_ms: u64, input: Input) -> Result<(), Stopped>;
+    /// The wall clock was looked at.
+    ///
+    /// # Errors
+    /// The host cannot go on.
+    fn clock(&mut self, now_ms: u64, wall_us: i64) -> Result<(), Stopped>;
     /// The disk does the next thing that it was told to.
     ///
     /// # Errors

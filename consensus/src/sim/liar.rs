@@ -235,6 +235,8 @@ impl Liar {
             Message::PrepareOk { .. }
             | Message::Alive { .. }
             | Message::Follows { .. }
+            | Message::Close { .. }
+            | Message::Reading { .. }
             | Message::StartViewChange { .. }
             | Message::StartView { .. }
             | Message::RequestStartView { .. }
@@ -263,7 +265,7 @@ impl Liar {
 
     /// Another log each time.
     fn other_tail(&mut self, cluster: [u8; 16], message: &mut Message) -> bool {
-        let Message::DoViewChange { view, log_view, tail } = message else { return false };
+        let Message::DoViewChange { view, log_view, tail, .. } = message else { return false };
         *log_view = View(view.0.saturating_sub(self.random.below(2)));
         if let Some(last) = tail.headers.last_mut() {
             last.time_us += 1 + self.random.below(1000).cast_signed();
@@ -326,6 +328,8 @@ const fn view_of(message: &Message) -> Option<View> {
         | Message::Commit { view, .. }
         | Message::Alive { view, .. }
         | Message::Follows { view, .. }
+        | Message::Close { view, .. }
+        | Message::Reading { view, .. }
         | Message::DoViewChange { view, .. }
         | Message::StartView { view, .. }
         | Message::RequestStartView { view, .. } => Some(*view),

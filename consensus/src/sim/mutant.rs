@@ -75,6 +75,12 @@ mutants! {
     NoBound, "no-bound", ["S19"];
     /// The time of an op is whatever the clock says.
     AnyTime, "any-time", ["S14"];
+    /// A primary promises what its own clock shows.
+    RawPromise, "raw-promise", ["CLOSED"];
+    /// A new primary does not keep what others promised of times.
+    ForgetsPromise, "forgets-promise", ["CLOSED"];
+    /// A restart forgets what was promised of times.
+    ForgetsFloor, "forgets-floor", ["CLOSED"];
     /// Some ops carry the first view.
     AnyView, "any-view", ["S2"];
     /// Two logs with one op in common are taken for the same.

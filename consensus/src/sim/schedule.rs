@@ -74,7 +74,7 @@ pub enum Fault {
         /// How long it is down.
         down_ms: u64,
     },
-    /// A replica's clock is wrong by so much from now on.
+    /// A replica's clock is wrong by so much from now on; all are, where nobody has that number.
     Clock {
         /// Which replica.
         replica: u8,
@@ -306,6 +306,8 @@ config! {
     unheard: u64,
     /// Requests that come twice, the second time much later.
     asked_twice: u64,
+    /// Microseconds of every three seconds in which clients ask nothing new.
+    quiet_us: u64,
     /// The replica that lies; one that is not there where none does.
     liar: u8,
     /// What it lies about: a bit for each [`Lie`].
@@ -341,6 +343,7 @@ impl Config {
             disk_us: random.between(100, 3000),
             unheard: if random.per_mille(500) { 0 } else { random.between(1, 60) },
             asked_twice: if random.per_mille(500) { 0 } else { random.between(1, 100) },
+            quiet_us: [0, 0, 1_500_000, 2_500_000][Prng::new(seed ^ 0x9e7).below(4) as usize],
             liar: u8::MAX,
             lies: 0,
         }
@@ -379,6 +382,7 @@ impl Config {
             misdirected: 0,
             unheard: 0,
             asked_twice: 0,
+            quiet_us: 0,
             ..drawn
         };
         let mut schedule = config.schedule();
@@ -398,6 +402,7 @@ impl Config {
             Self { safety_us: self.safety_us * 3 / 4, ..*self },
             Self { commands: self.commands / 2, ..*self },
             Self { clients: self.clients / 2, ..*self },
+            Self { quiet_us: 0, ..*self },
             Self { asked_twice: 0, ..*self },
             Self { unheard: 0, ..*self },
             Self { misdirected: 0, ..*self },
@@ -487,6 +492,7 @@ impl Config {
             5 => Fault::SlowDisk { replica, ms },
             6 => {
                 let by_us = random.below(20_000_000).cast_signed() - 10_000_000;
+                let replica = if random.per_mille(300) { u8::MAX } else { replica };
                 Fault::Clock { replica, by_us }
             }
             8 => {
@@ -505,7 +511,7 @@ impl Config {
             10 => Fault::Stall { replica, ms },
             11 => Fault::Cut { replica, hears: random.per_mille(500), ms },
             12 => Fault::Away { client: random.below(self.clients) as u8, ms },
-            _ => Fault::Mute { kind: random.between(1, 11) as u8, ms: random.between(50, 800) },
+            _ => Fault::Mute { kind: random.between(1, 13) as u8, ms: random.between(50, 800) },
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The world: what happens when, and to whom.
 
 mod clients;
+mod clocks;
 mod damage;
 mod disks;
 mod events;
@@ -85,7 +86,7 @@ struct Node<H: Host> {
     mute_until: u64,
     /// The power goes as soon as the disk has done what it was promised, and for how long.
     doomed: Option<u64>,
-    clock_us: i64,
+    wall: clocks::Wall,
     damage: Damage,
     /// It stays down.
     lost: bool,
@@ -204,7 +205,7 @@ impl<H: Host> World<H> {
                 deaf_until: 0,
                 mute_until: 0,
                 doomed: None,
-                clock_us: 0,
+                wall: clocks::Wall::draw(self.config.seed, replica),
                 damage: Damage::None,
                 lost: false,
                 incarnation: FIRST_INCARNATION,
@@ -273,14 +274,11 @@ impl<H: Host> World<H> {
         self.now_us / 1000
     }
 
-    fn wall_us(&self, replica: u8) -> i64 {
-        EPOCH_US + self.now_us.cast_signed() + self.nodes[usize::from(replica)].clock_us
-    }
-
     fn tick(&mut self, replica: u8, run: u64) -> Checked {
         if self.nodes[usize::from(replica)].run == run {
             self.at(TICK_US, Event::Tick { replica, run });
             if self.nodes[usize::from(replica)].stalled_until <= self.now_us {
+                self.look_at_clock(replica)?;
                 self.step(replica, Input::Tick)?;
             }
         }
@@ -483,9 +481,7 @@ impl<H: Host> World<H> {
             Fault::SlowDisk { replica, ms } => {
                 self.nodes[usize::from(replica)].slow_until = now + ms * 1000;
             }
-            Fault::Clock { replica, by_us } => {
-                self.nodes[usize::from(replica)].clock_us = by_us;
-            }
+            Fault::Clock { replica, by_us } => self.set_clock(replica, by_us),
             Fault::Damage { replica, back, bit, down_ms } => {
                 self.damage(replica, back, bit, down_ms);
             }

@@ -204,7 +204,12 @@ fn conflicting_tails_are_noticed() {
         let (commit, identity) = (Op(0), Identity::root(CLUSTER));
         let headers = header.into_iter().collect();
         let tail = Tail { commit, identity, members: None, headers };
-        tell(&mut scene, other, leader, Message::DoViewChange { view, log_view, tail })
+        tell(
+            &mut scene,
+            other,
+            leader,
+            Message::DoViewChange { view, log_view, closed_us: 0, tail },
+        )
     };
     assert_eq!(vote(View(900), None), [Notice::NoVote]);
     let one = invented(1, View(1), Identity::root(CLUSTER), 5);
@@ -221,13 +226,14 @@ fn conflicting_tails_are_noticed() {
     let vote = Message::DoViewChange {
         view,
         log_view,
+        closed_us: 0,
         tail: Tail { commit, identity, members: None, headers },
     };
     assert_eq!(tell(&mut scene, other, leader, vote), [Notice::OtherOp]);
     // At who does not lead the view that it votes for.
     let (commit, headers) = (Op(0), Vec::new());
     let tail = Tail { commit, identity, members: None, headers };
-    let vote = Message::DoViewChange { view: View(view.0 + 1), log_view, tail };
+    let vote = Message::DoViewChange { view: View(view.0 + 1), log_view, closed_us: 0, tail };
     assert_eq!(tell(&mut scene, other, leader, vote), [Notice::NoVote]);
     assert_eq!(scene.view(leader), view);
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod byzantine;
+mod clock;
 mod damage;
 mod growth;
 mod members;

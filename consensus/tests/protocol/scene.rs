@@ -24,6 +24,8 @@ pub(crate) struct Actor {
     pub(crate) superblock: Superblock,
     pub(crate) committed: Op,
     pub(crate) notices: Vec<Notice>,
+    /// By how much its clock is wrong.
+    pub(crate) clock_us: i64,
 }
 
 pub(crate) struct Scene {
@@ -51,6 +53,7 @@ impl Scene {
                 superblock,
                 committed: Op(0),
                 notices: Vec::new(),
+                clock_us: 0,
             }
         };
         let actors = (0..slots).map(actor).collect();
@@ -148,6 +151,7 @@ impl Scene {
         while self.now < until {
             self.now += 10;
             for r in 0..self.actors.len() {
+                self.look(r);
                 self.step(r, Input::Tick);
                 if self.actors[r].replica.wants_order() {
                     self.step(r, Input::Order);
@@ -162,9 +166,20 @@ impl Scene {
         self.pass_with(ms, |_| true);
     }
 
+    /// A replica looks at its clock.
+    pub(crate) fn look(&mut self, r: usize) {
+        let wall_us = self.wall_us(r);
+        self.step(r, Input::Clock { wall_us, building_us: None });
+    }
+
+    /// What a replica's clock shows.
+    pub(crate) fn wall_us(&self, r: usize) -> i64 {
+        self.now.cast_signed() * 1000 + self.actors[r].clock_us
+    }
+
     /// The leader orders something; returns its header.
     pub(crate) fn request(&mut self, r: usize) -> Header {
-        let time_us = self.actors[r].replica.stamp(self.now.cast_signed() * 1000);
+        let time_us = self.actors[r].replica.stamp(self.wall_us(r));
         let sections = Bytes::from(vec![r as u8; SECTION_BYTES]);
         self.step(r, Input::Request { time_us, sections });
         let jobs = &self.actors[r].jobs;

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use kimberlite_consensus::{Identity, Op, Superblock, View};
+use kimberlite_consensus::{Identity, Op, Superblock, View, limits::TIME_MAX_US};
 
 use super::FORMAT;
 use crate::disk::{Disk, DiskFile};
@@ -11,9 +11,9 @@ const MAGIC: &[u8; 8] = b"KMBLSUP1";
 const COPIES: u64 = 4;
 pub(crate) const COPY_BYTES: u64 = 4096;
 const SEALED_BYTES: usize = 8 + 4 + 4 + 8 + 16 + 8 + 8 + 8 + 8 + 32;
-/// Bytes of a copy at most, behind which there are zeros: it is longer while the log is being cut, and while its end
-/// is uncertain.
-const SAID_BYTES: usize = SEALED_BYTES + 16 + 32;
+/// Bytes of a copy at most, behind which there are zeros: it is longer while the log is being cut, while its end is
+/// uncertain, and once a time was promised.
+const SAID_BYTES: usize = SEALED_BYTES + 24 + 32;
 /// In place of an op: the log is not being cut.
 const NO_CUT: u64 = u64::MAX;
 /// Behind that: the log went on behind its end.
@@ -122,11 +122,15 @@ fn encode(s: Superblock, sequence: u64) -> Vec<u8> {
     }
     out.extend_from_slice(&s.identity.0);
     assert!(out.len() == SEALED_BYTES);
-    if s.cut.is_some() || s.uncertain {
+    let promised = s.closed_us != 0;
+    if s.cut.is_some() || s.uncertain || promised {
         out.extend_from_slice(&s.cut.map_or(NO_CUT, |op| op.0).to_le_bytes());
     }
-    if s.uncertain {
-        out.extend_from_slice(&UNCERTAIN.to_le_bytes());
+    if s.uncertain || promised {
+        out.extend_from_slice(&(if s.uncertain { UNCERTAIN } else { 0 }).to_le_bytes());
+    }
+    if promised {
+        out.extend_from_slice(&s.closed_us.to_le_bytes());
     }
     let seal = *blake3::hash(&out).as_bytes();
     out.extend_from_slice(&seal);
@@ -148,12 +152,13 @@ fn decode(bytes: &[u8; SAID_BYTES]) -> Option<(u32, u64, Superblock)> {
         seal == blake3::hash(&bytes[..sealed]).as_bytes()
             && bytes[sealed + 32..].iter().all(|b| *b == 0)
     };
-    let uncertain = holds(SEALED_BYTES + 16);
+    let promised = holds(SEALED_BYTES + 24);
+    let uncertain = promised || holds(SEALED_BYTES + 16);
     let cut = uncertain || holds(SEALED_BYTES + 8);
     if bytes[..8] != MAGIC[..] || !(cut || holds(SEALED_BYTES)) {
         return None;
     }
-    let sealed = &bytes[..SEALED_BYTES + 16];
+    let sealed = &bytes[..SEALED_BYTES + 24];
     let u32_at = |at: usize| u32::from_le_bytes(sealed[at..at + 4].try_into().expect("4"));
     let u64_at = |at: usize| u64::from_le_bytes(sealed[at..at + 8].try_into().expect("8"));
     let superblock = Superblock {
@@ -165,9 +170,15 @@ fn decode(bytes: &[u8; SAID_BYTES]) -> Option<(u32, u64, Superblock)> {
         commit: Op(u64_at(64)),
         identity: Identity(sealed[72..104].try_into().expect("32")),
         cut: cut.then(|| u64_at(SEALED_BYTES)).filter(|op| *op != NO_CUT).map(Op),
-        uncertain,
+        closed_us: if promised { u64_at(SEALED_BYTES + 16).cast_signed() } else { 0 },
+        uncertain: uncertain && u64_at(SEALED_BYTES + 8) == UNCERTAIN,
     };
-    if uncertain && u64_at(SEALED_BYTES + 8) != UNCERTAIN {
+    let flag = u64_at(SEALED_BYTES + 8);
+    if uncertain && flag != UNCERTAIN && !(promised && flag == 0) {
+        return None;
+    }
+    // A promise is a time, and none is not written down.
+    if promised && !(1..=TIME_MAX_US).contains(&superblock.closed_us) {
         return None;
     }
     Some((u32_at(8), u64_at(16), superblock))
@@ -188,6 +199,7 @@ mod tests {
             commit: Op(commit),
             identity: Identity([4; 32]),
             cut: None,
+            closed_us: 0,
             uncertain: false,
         }
     }
@@ -201,6 +213,14 @@ mod tests {
         file.write(cutting).unwrap();
         assert_eq!(SuperblockFile::open(disk).unwrap().1, cutting);
         assert!(damaged_copies(disk).unwrap().is_empty());
+        for promised in [cutting, superblock(3)] {
+            for uncertain in [false, true] {
+                let promised = Superblock { closed_us: 77, uncertain, ..promised };
+                file.write(promised).unwrap();
+                assert_eq!(SuperblockFile::open(disk).unwrap().1, promised);
+                assert!(damaged_copies(disk).unwrap().is_empty());
+            }
+        }
         for uncertain in [cutting, superblock(3)] {
             let uncertain = Superblock { uncertain: true, ..uncertain };
             file.write(uncertain).unwrap();

@@ -255,6 +255,12 @@ impl<R> Engine<R> {
         self.carry_out(out)
     }
 
+    /// The wall clock was looked at.
+    pub(crate) fn clock(&mut self, now_ms: u64, wall_us: i64) -> Result<(), Stop> {
+        let input = self.machine.clock(wall_us);
+        self.step(now_ms, input)
+    }
+
     fn carry_out(&mut self, out: Outbox) -> Result<(), Stop> {
         for output in out {
             match output {

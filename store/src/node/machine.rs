@@ -384,6 +384,12 @@ impl<R> Machine<R> {
         self.replica.step(now_ms, input, out);
     }
 
+    /// What the wall clock shows. What is being built has a time already, which no promise may reach.
+    pub(crate) fn clock(&self, wall_us: i64) -> Input {
+        let building_us = self.has_records().then_some(self.building_time);
+        Input::Clock { wall_us, building_us }
+    }
+
     /// The replica that orders the ops.
     pub(crate) fn replica(&self) -> &Replica {
         &self.replica

@@ -95,6 +95,7 @@ impl Mending {
             | Input::Change(_)
             | Input::Resign
             | Input::Confirm
+            | Input::Clock { .. }
             | Input::Idle => {}
         }
         Ok(Mended::NotYet)

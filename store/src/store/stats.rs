@@ -13,6 +13,9 @@ use crate::{compress::CompressCounters, scrub::ScrubCounters};
 pub struct StoreStats {
     /// Commands waiting.
     pub queue_commands: usize,
+    /// Every later event has a later time, also after a restart: microseconds since 1970-01-01 UTC. It moves on when nothing
+    /// happens; 0 before anything did.
+    pub closed_us: i64,
     /// Ops written since the start.
     pub ops: u64,
     /// Records written since the start.
@@ -56,6 +59,7 @@ impl Store {
             scrubber.map_or(0, |s| figure(s.counters()).load(Ordering::Relaxed))
         };
         StoreStats {
+            closed_us: counters.closed_us.load(Ordering::Relaxed),
             queue_commands: counters.queue_commands.load(Ordering::Relaxed),
             ops: counters.ops.load(Ordering::Relaxed),
             records: counters.records.load(Ordering::Relaxed),

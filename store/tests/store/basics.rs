@@ -511,3 +511,30 @@ async fn texts_are_shared_between_readers_unless_they_would_keep_much_more() {
     assert_eq!((all.count, all.finished, some.finished), (750, true, false));
     assert!((100_000 / 2300..300).contains(&some.count), "{}", some.count);
 }
+
+/// In silence the closed time moves on; a restart neither forgets it nor lets an event fall below it.
+#[tokio::test]
+async fn a_quiet_store_promises_later_times_and_keeps_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, tenant) = open(folder.path()).await;
+    let put = || append("s", Expected::Any, vec![event("counted", "1")]);
+    let first = store.append(&tenant, put()).await.unwrap().receipts[0].time.micros();
+    let started = std::time::Instant::now();
+    while store.stats().closed_us <= first {
+        assert!(started.elapsed().as_secs() < 20, "{:?}", store.stats());
+        tokio::task::yield_now().await;
+    }
+    let promised = store.stats().closed_us;
+    let second = store.append(&tenant, put()).await.unwrap().receipts[0].time.micros();
+    assert!(second > promised);
+    let started = std::time::Instant::now();
+    while store.stats().closed_us <= second {
+        assert!(started.elapsed().as_secs() < 20, "{:?}", store.stats());
+        tokio::task::yield_now().await;
+    }
+    let promised = store.stats().closed_us;
+    store.close().await;
+    drop((store, tenant));
+    let (store, _tenant) = open(folder.path()).await;
+    assert!(store.stats().closed_us >= promised);
+}

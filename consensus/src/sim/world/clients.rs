@@ -117,8 +117,17 @@ impl<H: Host> World<H> {
         let (traced, safe) = (self.told.is_some(), self.healed_us.is_none());
         let more = self.answered + self.config.clients <= self.config.commands;
         if more || (safe && !traced) {
-            self.at(if traced { 300_000 } else { 1 }, Event::Ask { client, number });
+            let wait = if traced { 300_000 } else { 1 + self.quiet() };
+            self.at(wait, Event::Ask { client, number });
         }
+    }
+
+    /// How long clients still ask nothing new.
+    fn quiet(&self) -> u64 {
+        const EVERY_US: u64 = 3_000_000;
+        let since = self.now_us % EVERY_US;
+        let quiet = self.healed_us.is_none() && since >= EVERY_US - self.config.quiet_us;
+        if quiet { EVERY_US - since } else { 0 }
     }
 
     pub(super) fn impatient(&mut self, client: usize, number: u64, attempt: u64) {

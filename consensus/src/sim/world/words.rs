@@ -38,6 +38,7 @@ impl<H: Host> World<H> {
         let node = &mut self.nodes[usize::from(replica)];
         let Some(host) = &node.host else { return };
         let Some(it) = host.replica() else { return };
+        let promised = it.promised_us() > it.tip().map_or(0, |h| h.time_us);
         let (leads, op, commit) = (it.is_primary(), it.op(), it.commit());
         let (status, view, state) = (it.status(), it.view(), coverage::state(it));
         let before = std::mem::replace(&mut node.last, (status, view));
@@ -60,6 +61,9 @@ impl<H: Host> World<H> {
                     "r{replica} leads view {view} from op {op}, {commit} committed"
                 ));
                 self.count("view changes");
+                if promised {
+                    self.count("view changes with a promise outstanding");
+                }
                 if op > commit {
                     self.count("view changes with an uncommitted suffix");
                 }
