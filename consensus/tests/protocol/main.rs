@@ -8,6 +8,7 @@ mod clock;
 mod damage;
 mod growth;
 mod members;
+mod mender;
 mod scene;
 mod traps;
 

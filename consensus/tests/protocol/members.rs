@@ -119,6 +119,30 @@ fn a_vote_of_a_lost_disk_does_not_count() {
     assert!(began(&scene), "three votes are");
 }
 
+/// Trap 25: standbys that hear nobody wish no other view, and what they wish moves no member.
+#[test]
+fn what_standbys_wish_moves_nobody() {
+    let mut scene = Scene::with_standbys(3, 5);
+    scene.pass(3_000);
+    let leader = scene.leader().unwrap();
+    let backup = (leader + 1) % 3;
+    let wished = std::cell::Cell::new(false);
+    scene.pass_with(4_000, |e| {
+        let wish = matches!(e.message, Message::StartViewChange { .. });
+        wished.set(wished.get() || (wish && e.from.0 >= 3));
+        e.to.0 < 3
+    });
+    assert!(!wished.get());
+    let joined = scene.view(backup);
+    scene.wire.clear();
+    for standby in [3, 4] {
+        let message = Message::StartViewChange { view: View(joined.0 + 1), joined };
+        scene.send(ReplicaId(standby), ReplicaId(backup as u8), message);
+    }
+    scene.deliver(|_| true);
+    assert_eq!(scene.view(backup), joined);
+}
+
 /// Trap 25: a standby follows, and neither what it says nor what it does not hear moves anybody.
 #[test]
 fn a_standby_follows_and_counts_for_nothing() {

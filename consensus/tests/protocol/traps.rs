@@ -347,6 +347,70 @@ fn an_op_that_does_not_follow_cuts_nothing() {
     assert_eq!(scene.actors[backup].log, [first]);
 }
 
+/// Trap 15: nor is it taken once the ops before it are there, whether it came early or is called committed.
+#[test]
+fn an_op_that_does_not_follow_is_not_taken_later() {
+    let (mut scene, leader) = Scene::started(3);
+    let backup = (leader + 1) % 3;
+    let [first, second, third] = [(); 3].map(|()| scene.request(leader));
+    let (view, commit) = (scene.view(leader), Op(0));
+    let (from, to) = (ReplicaId(leader as u8), ReplicaId(backup as u8));
+    let entry = |header: &Header| Entry { header: header.clone(), body: Bytes::new() };
+    let broken = |header: &Header| Header { parent: Identity([8; 32]), ..header.clone() };
+    scene.wire.clear();
+    for header in [&first, &broken(&third), &second] {
+        scene.send(from, to, Message::Prepare { view, commit, entry: entry(header) });
+    }
+    scene.deliver(|_| true);
+    scene.disk(backup);
+    assert_eq!(scene.actors[backup].log, [first.clone(), second.clone()]);
+    let committed = Message::Supply { committed: true, entry: entry(&broken(&third)) };
+    scene.wire.clear();
+    scene.send(from, to, committed);
+    scene.deliver(|_| true);
+    scene.disk(backup);
+    assert_eq!(scene.actors[backup].log, [first, second]);
+    assert_eq!(scene.actors[backup].committed, Op(0));
+}
+
+/// Trap 32: who asks for an op by its identity is not given another one of that number.
+#[test]
+fn an_op_is_supplied_by_identity() {
+    let (mut scene, leader) = Scene::started(3);
+    let header = scene.request(leader);
+    scene.disk(leader);
+    let supplied = |scene: &Scene| scene.said(leader, |m| matches!(m, Message::Supply { .. }));
+    for (identity, known) in [(Identity([9; 32]), false), (header.identity(), true)] {
+        let fetch = Message::Fetch { op: header.op, identity: Some(identity) };
+        scene.wire.clear();
+        scene.send(ReplicaId(((leader + 1) % 3) as u8), ReplicaId(leader as u8), fetch);
+        scene.deliver(|_| true);
+        assert_eq!(supplied(&scene), known);
+    }
+}
+
+/// Trap 4: what the log of a view is only the primary of that view says.
+#[test]
+fn a_log_is_taken_from_the_primary_of_its_view() {
+    let (mut scene, leader) = Scene::started(3);
+    let (next, backup) = ((leader + 1) % 3, (leader + 2) % 3);
+    let (old, identity) = (scene.view(leader), Identity::root(CLUSTER));
+    let view = View(old.0 + 1);
+    for (from, joined, notices) in
+        [(leader, old, vec![Notice::NotThePrimary]), (next, view, Vec::new())]
+    {
+        let tail = Tail { commit: Op(0), identity, members: None, headers: Vec::new() };
+        scene.wire.clear();
+        scene.actors[backup].notices.clear();
+        let message = Message::StartView { view, nonce: 0, tail };
+        scene.send(ReplicaId(from as u8), ReplicaId(backup as u8), message);
+        scene.deliver(|_| true);
+        scene.disk(backup);
+        let actor = &scene.actors[backup];
+        assert_eq!((actor.superblock.log_view, &actor.notices), (joined, &notices));
+    }
+}
+
 /// Trap 16: who is still taking a view's log votes with what is durable, under the log view of before, also after a crash.
 #[test]
 fn a_vote_amid_a_log_is_what_is_durable() {
