@@ -16,6 +16,7 @@ mod receipt;
 mod tile;
 mod witness;
 
+pub use crate::tree::Tree;
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use key::{CosignerKey, KeyError, KeyKind, LogKey, VerifierKey};
 pub use merkle::{

@@ -6,7 +6,7 @@ use crate::{proof::Node, words::Hash};
 
 /// A tree that grows at its end. Remembers the roots of its full subtrees alone.
 #[derive(Debug, Default)]
-pub(crate) struct Tree {
+pub struct Tree {
     size: u64,
     /// From the largest to the smallest: one for each bit that is set in `size`.
     full: Vec<Hash>,
@@ -20,12 +20,12 @@ impl Tree {
     }
 
     /// Leaves.
-    pub(crate) fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.size
     }
 
     /// Adds a leaf by its hash.
-    pub(crate) fn push(&mut self, leaf: Hash) {
+    pub fn push(&mut self, leaf: Hash) {
         self.grow(leaf, |_, _| {});
     }
 
@@ -41,7 +41,7 @@ impl Tree {
     }
 
     /// The root over all leaves.
-    pub(crate) fn root(&self) -> Hash {
+    pub fn root(&self) -> Hash {
         let mut full = self.full.iter().rev().copied();
         let Some(last) = full.next() else { return Hash(Sha256::digest([]).into()) };
         full.fold(last, |right, left| node(left, right))

@@ -1,5 +1,6 @@
 //! `kimberlite verify`: checks a data folder, a running server, or a proof in a file, and changes none of them.
 
+mod checkpoints;
 mod http;
 mod offline;
 mod opening;
@@ -12,12 +13,13 @@ use std::{
 
 use clap::Args;
 use kimberlite_store::{
+    proof::VerifierKey,
     restore::{RestoreError, Step, check_backup, is_backup},
     verify::{Finding, FindingKind, Progress, VerifyError as FolderError, Watcher},
 };
 use serde::Serialize;
 
-use super::{Global, Output, client::ClientError, progress::Bar, target::Target};
+use super::{Global, Output, client::ClientError, progress::Bar, target::Target, vkeys::log_key};
 
 /// Findings that are kept for the report; all are counted.
 const FINDINGS_MAX: usize = 10_000;
@@ -30,6 +32,13 @@ pub(super) struct VerifyArgs {
     /// A data folder, a backup's folder, or the `http://` URL of a server; left out, the server at `--url`.
     #[arg(value_name = "FOLDER|URL")]
     what: Option<String>,
+    /// A public key of the log, from somebody you trust: what a server shows must be what this key signed. More than one where the
+    /// log changed its key.
+    #[arg(long = "vkey", value_name = "VKEY", value_parser = log_key)]
+    vkeys: Vec<VerifierKey>,
+    /// A checkpoint that the server showed before, in a file: its log must begin with that.
+    #[arg(long, value_name = "FILE", requires = "vkeys")]
+    checkpoint: Option<PathBuf>,
     #[command(subcommand)]
     offline: Option<offline::Offline>,
 }
@@ -55,6 +64,9 @@ pub(super) enum VerifyError {
     /// A folder or a URL, and a file.
     #[error("either a folder or a URL, or `receipt` or `event` and a file")]
     Both,
+    /// Only a server shows what its key signed.
+    #[error("--vkey checks what a server shows, not a folder; name the server's URL")]
+    NoServer,
     /// The report could not be printed.
     #[error("the report could not be printed: {0}")]
     Output(#[source] io::Error),
@@ -80,6 +92,9 @@ struct Found {
 struct Report {
     whole: bool,
     records: u64,
+    /// Signed checkpoints that the records were held against.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoints: Option<u64>,
     #[serde(flatten)]
     folder: Option<FolderFigures>,
     damage: u64,
@@ -102,7 +117,7 @@ struct FolderFigures {
 /// See [`VerifyError`].
 pub(super) fn run(args: &VerifyArgs, global: &Global) -> Result<bool, VerifyError> {
     if let Some(offline) = &args.offline {
-        if args.what.is_some() {
+        if args.what.is_some() || !args.vkeys.is_empty() {
             return Err(VerifyError::Both);
         }
         let report = offline.check()?;
@@ -116,8 +131,13 @@ pub(super) fn run(args: &VerifyArgs, global: &Global) -> Result<bool, VerifyErro
         Some(what) if what.contains("://") => Some(what.parse::<Target>()?),
         Some(_) => None,
     };
+    let mut checkpoints = None;
     let (records, folder) = if let Some(target) = server {
-        (http::verify(target, global, &mut told)?, None)
+        let shown = http::verify(target, global, against(args)?, &mut told)?;
+        checkpoints = (!args.vkeys.is_empty()).then_some(shown.checkpoints);
+        (shown.records, None)
+    } else if !args.vkeys.is_empty() {
+        return Err(VerifyError::NoServer);
     } else {
         let folder = PathBuf::from(args.what.as_deref().unwrap_or_default());
         let (records, figures) = if is_backup(&folder) {
@@ -132,6 +152,7 @@ pub(super) fn run(args: &VerifyArgs, global: &Global) -> Result<bool, VerifyErro
     let report = Report {
         whole,
         records,
+        checkpoints,
         folder,
         damage: told.damage,
         notes: told.notes,
@@ -140,6 +161,15 @@ pub(super) fn run(args: &VerifyArgs, global: &Global) -> Result<bool, VerifyErro
     };
     print(&report, global.output).map_err(VerifyError::Output)?;
     Ok(whole)
+}
+
+/// What a server's log is held against.
+fn against(args: &VerifyArgs) -> Result<http::Against<'_>, VerifyError> {
+    let held = args.checkpoint.as_deref().map(|file| {
+        let note = offline::read(file)?;
+        Ok::<_, VerifyError>((file.display().to_string(), note))
+    });
+    Ok(http::Against { keys: &args.vkeys, held: held.transpose()? })
 }
 
 /// Checks a data folder.
@@ -247,6 +277,9 @@ fn print(report: &Report, output: Output) -> io::Result<()> {
             let Report { records, damage, notes, seconds, .. } = report;
             let verdict = if report.whole { "whole" } else { "DAMAGED" };
             write!(out, "{verdict}: {records} records")?;
+            if let Some(checkpoints) = &report.checkpoints {
+                write!(out, ", {checkpoints} signed checkpoints of them")?;
+            }
             if let Some(f) = &report.folder {
                 let FolderFigures { segments, ops, tenants, index_parts } = f;
                 write!(out, " of {tenants} tenants in {ops} ops, {segments} segments")?;

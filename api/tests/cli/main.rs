@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod append;
+mod audit;
 mod backup;
 mod bench;
 mod fake;

@@ -392,7 +392,7 @@ fn bare(json: &str) -> String {
     out
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, OfflineError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, OfflineError> {
     let name = || path.display().to_string();
     let mut text = Vec::new();
     File::open(path)
