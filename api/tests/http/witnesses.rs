@@ -4,7 +4,8 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    time::Instant,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use kimberlite_store::proof::{
@@ -154,11 +155,15 @@ fn answer(status: &str, body: &str) -> String {
 }
 
 fn key(seed: u8) -> CosignerKey {
-    CosignerKey::new("rogue.example/w", &[seed; 32]).unwrap()
+    CosignerKey::new(&format!("w.example/{seed}"), &[seed; 32]).unwrap()
 }
 
-/// Answers everybody who asks.
-async fn rogue(behaves: Rogue) -> String {
+/// Answers everybody who asks, after a while. Returns its setting, which names the key of this seed.
+async fn rogue(
+    seed: u8,
+    delay_ms: u64,
+    behaves: impl Fn(&Submission) -> Option<String> + Send + Sync + 'static,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -176,13 +181,14 @@ async fn rogue(behaves: Rogue) -> String {
                 }
                 assert!(stream.read_buf(&mut request).await.unwrap() > 0);
             };
+            tokio::time::sleep(Duration::from_millis(delay_ms)).await;
             match behaves(&submission) {
                 Some(answer) => drop(stream.write_all(answer.as_bytes()).await),
                 None => kept.push(stream),
             }
         }
     });
-    format!("http://{address}/a/b {}", key(1).verifier())
+    format!("http://{address}/a/b {}", key(seed).verifier())
 }
 
 #[tokio::test]
@@ -204,7 +210,7 @@ async fn witnesses_that_lie_err_or_are_silent_hold_nobody_up() {
         let (folder, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let log = vkey(folder.path()).await;
         let honest = Witness::start(others.path(), "w1", "127.0.0.1:0", &log);
-        let setting = format!("{}, {}", rogue(behaves).await, honest.setting());
+        let setting = format!("{}, {}", rogue(1, 0, behaves).await, honest.setting());
         let server = Server::with(folder.path(), &[(SETTING, &setting)]);
         let mut client = server.client().await;
         let started = Instant::now();
@@ -229,6 +235,41 @@ async fn witnesses_that_lie_err_or_are_silent_hold_nobody_up() {
         server.stop();
         assert!(stopping.elapsed().as_secs() < 8, "{what} keeps the server from stopping");
     }
+}
+
+/// Each takes its own time, and while it does there are several newer checkpoints: what the slower one cosigned, the faster
+/// one did too.
+#[tokio::test]
+async fn slow_witnesses_cosign_the_same_checkpoints_while_records_keep_coming() {
+    let cosigned: [Arc<Mutex<Vec<u64>>>; 2] = Default::default();
+    let witness = |seed: u8, delay_ms| {
+        let sizes = Arc::clone(&cosigned[usize::from(seed) - 1]);
+        rogue(seed, delay_ms, move |asked| {
+            let size = Checkpoint::parse(asked.note().text()).unwrap().size;
+            sizes.lock().unwrap().push(size);
+            let signature = key(seed).cosign(asked.note().text(), 1_800_000_000);
+            Some(answer("200 OK", &signature.to_string()))
+        })
+    };
+    let setting = format!("{}, {}", witness(1, 500).await, witness(2, 800).await);
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::with(folder.path(), &[(SETTING, &setting)]);
+    let mut client = server.client().await;
+    let started = Instant::now();
+    let body = json!({"events": [{"type": "t"}]}).to_string();
+    while cosigned[1].lock().unwrap().len() < 6 {
+        client.post("/v1/streams/s/events", body.clone()).await.ok(201);
+        assert!(started.elapsed() < PATIENCE, "they are not asked");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let [fast, slow] = cosigned.map(|sizes| sizes.lock().unwrap().clone());
+    // The last may still be under way at the other.
+    assert!(slow[..5].iter().all(|size| fast.contains(size)), "{slow:?} {fast:?}");
+    assert!(slow.is_sorted() && slow[0] < slow[5], "{slow:?}");
+    let note = client.get("/v1/log/checkpoint?cosigned=2").await;
+    let note = Note::parse(&note.body).unwrap();
+    assert_eq!(note.verify([key(1).verifier(), key(2).verifier()]).unwrap().len(), 2);
+    assert!(slow.contains(&Checkpoint::parse(note.text()).unwrap().size), "{note}");
 }
 
 #[tokio::test]
