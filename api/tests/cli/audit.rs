@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
+    path::Path,
 };
 
 use kimberlite_store::{
@@ -122,6 +123,59 @@ fn a_running_server_is_what_its_keys_signed_now_and_before() {
     assert!(stdout(&table).contains("5 records, 1 signed checkpoints of them"), "{table:?}");
 }
 
+/// The origin of a checkpoint.
+fn origin(note: &str) -> &str {
+    note.lines().next().unwrap()
+}
+
+#[test]
+fn a_log_restored_below_its_checkpoint_is_told_from_the_first() {
+    let place = tempfile::tempdir().unwrap();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let (first, backup, again) =
+        (place.path().join("first"), place.path().join("backup"), place.path().join("again"));
+    let dev = Dev::start(&first);
+    let signed = |dev: &Dev, head: u64| {
+        dev.append("s");
+        get(&dev.url, &format!("/v1/records/{head}/proof"));
+        get(&dev.url, "/v1/log/checkpoint")
+    };
+    let kept = signed(&dev, 0);
+    stdout(&command().args(["--url", &dev.url, "backup", &path(&backup)]).output().unwrap());
+    signed(&dev, 1);
+    let lost = signed(&dev, 2);
+    let old = vkeys(&dev.url);
+    drop(dev);
+    let restored = ["restore", &path(&backup), "--data", &path(&again)];
+    stdout(&command().args(restored).output().unwrap());
+    copy(&first.join("keys"), &again.join("keys"));
+    let dev = Dev::start(&again);
+    // The fork is recorded at position 1, where another record stood.
+    let grown = signed(&dev, 2);
+    let keys = vkeys(&dev.url);
+    assert_eq!((origin(&kept), keys.len(), &keys[0]), (origin(&lost), 2, &old[0]));
+    assert!(origin(&grown).starts_with(&format!("{}/fork-1-", origin(&kept))), "{grown}");
+    // What was kept is in both; what was lost is not taken for this log's.
+    check(&dev.url, &keys, Some(&kept), 0);
+    let told = check(&dev.url, &keys, Some(&lost), 1);
+    assert_eq!(findings(&told), [("held", "the first 3 records are not those of it")]);
+    let told = check(&dev.url, &old, Some(&kept), 1);
+    assert_eq!(findings(&told)[0].0, "/v1/log/checkpoint", "the old key signs no more");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (entry, to) = (entry.unwrap(), to.to_owned());
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_log_that_is_cut_forked_or_set_back_is_named() {
     let vkey = [key(1).verifier().to_string()];
@@ -141,6 +195,11 @@ fn a_log_that_is_cut_forked_or_set_back_is_named() {
     let cut = "it is of 3 records, of which 2 are there";
     let root = "the first 3 records are not those of it";
     let key_of = "no signature is of a known key";
+    // One that proves itself too, signed as well, but made behind another record: it is from another log.
+    let mut moved = all.clone();
+    moved[2] = behind(&all[2], &[5; 32]);
+    let foreign = signed(&moved, &key(1)).to_string();
+    let chain = "the leaf does not follow the record before";
     let checkpoint = "/v1/log/checkpoint";
     let stranger = signed(&all, &key(2)).to_string();
     for (what, shows, note, expected) in [
@@ -149,6 +208,7 @@ fn a_log_that_is_cut_forked_or_set_back_is_named() {
         ("an old checkpoint", &all[..], &before, vec![(checkpoint, newer)]),
         ("forked", &forked[..], &fork, vec![("held", root)]),
         ("changed", &forked[..], &shown, vec![(checkpoint, root), ("held", root)]),
+        ("moved", &moved[..], &foreign, vec![("/v1/records/2/opening", chain), ("held", root)]),
         ("a replaced key", &all[..], &stranger, vec![(checkpoint, key_of)]),
     ] {
         let report = check(serve(shows.to_vec(), note).url(), &vkey, Some(&held), 1);
@@ -163,10 +223,19 @@ fn a_log_that_is_cut_forked_or_set_back_is_named() {
 
 /// A record that proves itself as well as this one, and follows the same record.
 fn other(opening: &Value) -> Value {
-    let mut other = opening.clone();
     let leaf = opening["leaf"].as_str().unwrap();
     // The first byte of the record's id, behind version, kind and two counts.
-    let changed = format!("{}ff{}", &leaf[..8], &leaf[10..]);
+    with_leaf(opening, format!("{}ff{}", &leaf[..8], &leaf[10..]))
+}
+
+/// The same record behind another one.
+fn behind(opening: &Value, previous: &[u8; 32]) -> Value {
+    let leaf = opening["leaf"].as_str().unwrap();
+    with_leaf(opening, format!("{}{}", &leaf[..leaf.len() - 64], hex(previous)))
+}
+
+fn with_leaf(opening: &Value, changed: String) -> Value {
+    let mut other = opening.clone();
     let bytes: Vec<u8> = (0..changed.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&changed[at..at + 2], 16).unwrap())
