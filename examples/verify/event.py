@@ -39,9 +39,11 @@ class Key:
 
     def verify(self, text, signature):
         """What it signed: a log the text, a cosigner the time and the text. Returns the cosigner's time."""
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
+        try:
+            from cryptography.exceptions import InvalidSignature
+            from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        except ImportError:
+            sys.exit("to check signatures: pip install cryptography")
         time, message = None, text.encode()
         if self.type == COSIGNER:
             time, signature = int.from_bytes(signature[:8], "big"), signature[8:]
@@ -55,6 +57,7 @@ class Key:
 
 def checkpoint(note, log, witnesses):
     """Origin, size and root of a signed note, once the log and each witness signed it; and when they did."""
+    must(log.type == ED25519 and all(key.type == COSIGNER for key in witnesses), "a key is of another kind")
     text, empty, lines = note.rpartition("\n\n")
     must(empty and lines.endswith("\n"), "the checkpoint is no signed note")
     text, times = text + "\n", {}
