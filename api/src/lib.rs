@@ -28,6 +28,7 @@ mod query;
 mod room;
 pub mod server;
 mod stalled;
+mod stamps;
 mod v1;
 pub mod witness;
 pub mod witnesses;

@@ -1,0 +1,3 @@
+//! Time stamps of checkpoints.
+
+mod token;
