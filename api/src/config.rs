@@ -6,7 +6,11 @@
 
 use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::{limits::WITNESSES_MAX, witnesses::WitnessPlace};
+use crate::{
+    limits::{STAMP_EVERY_S_MAX, WITNESSES_MAX},
+    stamps::AuthorityPlace,
+    witnesses::WitnessPlace,
+};
 
 const PREFIX: &str = "KIMBERLITE_";
 
@@ -41,6 +45,10 @@ pub struct Config {
     pub log_origin: String,
     /// Who is asked to cosign checkpoints.
     pub witnesses: Vec<WitnessPlace>,
+    /// Who is asked to stamp checkpoints with the time.
+    pub authority: Option<AuthorityPlace>,
+    /// How long a stamp is new.
+    pub stamped_every: Duration,
     /// Where signing keys are kept; empty: in the data folder.
     pub keys_folder: PathBuf,
     /// What is logged.
@@ -64,6 +72,8 @@ impl Default for Config {
             compresses: false,
             log_origin: String::new(),
             witnesses: Vec::new(),
+            authority: None,
+            stamped_every: Duration::ZERO,
             keys_folder: PathBuf::new(),
             log_level: String::new(),
         };
@@ -285,6 +295,28 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "timestamps.url",
+        env: "KIMBERLITE_TIMESTAMPS_URL",
+        default: "",
+        unit: "an http:// URL; empty: nobody",
+        what: "The time authority (RFC 3161) that is asked to stamp checkpoints; its tokens become records. One that does not answer delays nothing.",
+        set: |config, text| {
+            config.authority = if text.is_empty() { None } else { Some(text.parse()?) };
+            Ok(())
+        },
+    },
+    Key {
+        name: "timestamps.every_s",
+        env: "KIMBERLITE_TIMESTAMPS_EVERY_S",
+        default: "3600",
+        unit: "seconds",
+        what: "How long after a time stamp the next one is asked for, if there are other records since.",
+        set: |config, text| {
+            config.stamped_every = Duration::from_secs(number(text, 1, STAMP_EVERY_S_MAX)?);
+            Ok(())
+        },
+    },
+    Key {
         name: "keys.folder",
         env: "KIMBERLITE_KEYS_FOLDER",
         default: "",
@@ -415,6 +447,9 @@ mod tests {
             ("KIMBERLITE_LOG_SEGMENT_BYTES", "-1"),
             ("KIMBERLITE_LOG_LEVEL", "loud"),
             ("KIMBERLITE_LOG_WITNESSES", "http://127.0.0.1:7071"),
+            ("KIMBERLITE_TIMESTAMPS_URL", "https://tsa.example/"),
+            ("KIMBERLITE_TIMESTAMPS_URL", "http://user:secret@tsa.example/"),
+            ("KIMBERLITE_TIMESTAMPS_EVERY_S", "0"),
             ("KIMBERLITE_LOG_WITNESSES", &format!("https://w.example {WITNESS}")),
             ("KIMBERLITE_LOG_WITNESSES", &format!("http://h/?a=1 {WITNESS}")),
             ("KIMBERLITE_LOG_WITNESSES", &format!("http://h {LOG}")),

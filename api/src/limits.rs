@@ -56,5 +56,15 @@ pub const WITNESS_RETRY_MS: u64 = 500;
 pub const WITNESS_RETRY_MS_MAX: u64 = 60_000;
 /// Bytes of a witness's answer.
 pub const WITNESS_ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Milliseconds in which a time authority has to answer.
+pub const STAMP_PATIENCE_MS: u64 = 10_000;
+/// Milliseconds until a time authority that gave no token is asked again; doubled each time.
+pub const STAMP_RETRY_MS: u64 = 1000;
+/// Milliseconds that this grows to.
+pub const STAMP_RETRY_MS_MAX: u64 = 10 * 60_000;
+/// Bytes of a time authority's answer: a token with its certificates.
+pub const STAMP_ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Seconds between two time stamps, at most.
+pub const STAMP_EVERY_S_MAX: u64 = 366 * 24 * 3600;
 /// HTTP/2 requests in flight on one connection.
 pub const H2_STREAMS_MAX: u32 = 256;

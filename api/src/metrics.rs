@@ -50,6 +50,7 @@ pub(crate) struct Metrics {
     events: Counter,
     followers: Gauge,
     pub(crate) witnesses: WitnessFigures,
+    pub(crate) stamps: StampFigures,
 }
 
 /// How asking witnesses goes.
@@ -79,6 +80,41 @@ impl WitnessFigures {
             "witnesses_failing",
             "Witnesses that did not when they were asked last",
             self.failing.clone(),
+        );
+    }
+}
+
+/// How stamping checkpoints goes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StampFigures {
+    /// Stamps that became records.
+    pub(crate) stamps: Counter,
+    /// Times that there was none.
+    pub(crate) failures: Counter,
+    /// 1 where there was none when it was last asked for.
+    pub(crate) failing: Gauge,
+    /// Of the newest, in seconds since 1970; 0 while there is none.
+    pub(crate) time: Gauge,
+}
+
+impl StampFigures {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("stamps", "Time stamps that became records", self.stamps.clone());
+        registry.register(
+            "stamp_failures",
+            "Times that a checkpoint was not stamped",
+            self.failures.clone(),
+        );
+        registry.register(
+            "stamps_failing",
+            "1 where the last try to have a checkpoint stamped failed",
+            self.failing.clone(),
+        );
+        registry.register_with_unit(
+            "stamp_time",
+            "Time of the newest stamp, in seconds since 1970",
+            Unit::Seconds,
+            self.time.clone(),
         );
     }
 }
@@ -162,9 +198,11 @@ impl Metrics {
         registry.register("followers", "Open SSE connections", followers.clone());
         let witnesses = WitnessFigures::default();
         witnesses.register(registry);
+        let stamps = StampFigures::default();
+        stamps.register(registry);
         registry.register_collector(Box::new(figures));
         registry.register_collector(Box::new(BackupFigures(backups)));
-        Self { registry: all, requests, latency, append, events, followers, witnesses }
+        Self { registry: all, requests, latency, append, events, followers, witnesses, stamps }
     }
 
     /// Counts one answered request.

@@ -51,6 +51,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(v1::records::read_record_opening))
         .routes(routes!(v1::records::read_record_proof))
         .routes(routes!(v1::log::read_checkpoint))
+        .routes(routes!(v1::log::read_stamp))
         .routes(routes!(v1::log::read_tile))
         .routes(routes!(v1::log::read_consistency))
         .routes(routes!(v1::log::list_log_keys, v1::log::rotate_log_key))

@@ -119,6 +119,30 @@ pub const METRICS: &[Metric] = &[
         "Witnesses that did not cosign when they were asked last.",
     ),
     metric(
+        "kimberlite_stamps_total",
+        Kind::Counter,
+        "stamps",
+        "Stamps of the time authority of `timestamps.url` that became records.",
+    ),
+    metric(
+        "kimberlite_stamp_failures_total",
+        Kind::Counter,
+        "times",
+        "Times that a checkpoint was to be stamped and was not.",
+    ),
+    metric(
+        "kimberlite_stamps_failing",
+        Kind::Gauge,
+        "1 or 0",
+        "Whether the last try to have a checkpoint stamped failed.",
+    ),
+    metric(
+        "kimberlite_stamp_time_seconds",
+        Kind::Gauge,
+        "seconds since 1970",
+        "Time of the newest stamp; 0 while there is none. Its age is `time()` less this.",
+    ),
+    metric(
         "kimberlite_closed_time_seconds",
         Kind::Gauge,
         "seconds since 1970",
@@ -337,6 +361,13 @@ pub const ALERTS: &[Alert] = &[
         why: "Each is asked again within a minute at most; ten are no restart. Until it cosigns, only the log vouches for new records.",
         action: "The server's log names the witness and why. One that saw more records than this log has, or another root, means that \
                  this log went back or was replaced: stop the server and compare it with backups before anything else.",
+    },
+    Alert {
+        name: "StampFails",
+        when: "kimberlite_stamps_failing > 0",
+        lasts: "1h",
+        why: "The authority is asked again within ten minutes; an hour is no restart of it. Until it stamps, only the log vouches for when new records came.",
+        action: "The server's log says why. What came meanwhile is covered by the next stamp: nothing has to be made up for.",
     },
     Alert {
         name: "ServerErrors",

@@ -143,6 +143,9 @@ problems! {
     TileUnknown = "tile_unknown", 404, never, None, "There is no such tile",
         "The newest checkpoint does not cover all of it, or the path is not written as C2SP \
          tlog-tiles says. A partial tile has its width in its path.";
+    StampUnknown = "stamp_unknown", 404, never, None, "There is no time stamp yet",
+        "None of the log's checkpoints was stamped so far. The setting `timestamps.url` names a time \
+         authority; its first stamp comes soon after the first record.";
     BackupUnknown = "backup_unknown", 404, never, None, "There is no such backup",
         "The process that began it has ended, or a hundred others came after it. What a folder \
          holds stands in its `manifest.json`.";

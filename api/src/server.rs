@@ -45,6 +45,7 @@ use crate::{
     limits::H2_STREAMS_MAX,
     problem::{Code, Problem},
     stalled::Stalled,
+    stamps,
     witness::{MemoryError, Witness, WitnessArgs},
     witnesses,
 };
@@ -170,6 +171,7 @@ pub struct Server {
     stopping: watch::Sender<bool>,
     accepting: JoinHandle<()>,
     witnesses: JoinSet<()>,
+    stamps: JoinSet<()>,
     /// Goes with the server.
     _ephemeral: Option<tempfile::TempDir>,
 }
@@ -223,8 +225,9 @@ impl Server {
         let accepting =
             tokio::spawn(accept(listener, router, app.config.clone(), stopping.subscribe()));
         let witnesses = witnesses::ask_all(&app);
+        let stamps = stamps::start(&app);
         tracing::info!(%address, "listening");
-        Ok(Self { address, app, stopping, accepting, witnesses, _ephemeral: ephemeral })
+        Ok(Self { address, app, stopping, accepting, witnesses, stamps, _ephemeral: ephemeral })
     }
 
     /// Where it listens.
@@ -240,6 +243,7 @@ impl Server {
             tracing::error!(%error, "accepting connections broke off");
         }
         self.witnesses.shutdown().await;
+        self.stamps.shutdown().await;
         self.app.store.close().await;
     }
 }

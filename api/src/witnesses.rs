@@ -4,26 +4,17 @@
 //! Each witness is asked by a task of its own and holds nobody up. They ask for the same checkpoint, so that one carries
 //! several cosignatures also while records keep coming. What a witness saw last is asked of it, never kept here.
 //!
-//! Absent on purpose: TLS. What is sent is public and signed, and so is the answer; an `https://` witness is reached through a
-//! proxy on this machine.
+//! Absent on purpose: TLS. What is sent is public and signed, and so is the answer.
 
-use std::{io, str::FromStr, sync::Arc, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{
-    Request, StatusCode,
-    client::conn::http1,
-    header::HOST,
-    http::uri::{Authority, Scheme, Uri},
-};
-use hyper_util::rt::TokioIo;
+use hyper::StatusCode;
 use kimberlite_store::{
     EvidenceError, SignedLog, Store, Tenant,
     proof::{KeyKind, Note, NoteError, NoteSignature, Submission, VerifierKey},
 };
 use parking_lot::Mutex;
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio::task::JoinSet;
 
 use crate::{
     app::App,
@@ -31,14 +22,14 @@ use crate::{
         WITNESS_ANSWER_BYTES_MAX, WITNESS_PATIENCE_MS, WITNESS_RETRY_MS, WITNESS_RETRY_MS_MAX,
     },
     metrics::WitnessFigures,
+    outbound::{Bounds, Place, PostError, post},
 };
 
 /// A witness: where it is asked, and the key that its cosignatures are of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WitnessPlace {
-    authority: Authority,
     /// Of `add-checkpoint`.
-    path: String,
+    place: Place,
     key: VerifierKey,
 }
 
@@ -56,34 +47,21 @@ impl FromStr for WitnessPlace {
     fn from_str(text: &str) -> Result<Self, &'static str> {
         let (url, key) =
             text.split_once(' ').ok_or("needs a URL, a space and a key for each witness")?;
-        let uri: Uri = url.parse().map_err(|_| "holds no URL")?;
-        if uri.scheme() != Some(&Scheme::HTTP) {
-            return Err("holds another URL than of http: there is no TLS, use a proxy");
-        }
-        let authority = uri.authority().filter(|a| !a.as_str().contains('@'));
-        let authority = authority.filter(|_| uri.query().is_none()).ok_or("holds no plain URL")?;
+        let mut place = Place::parse(url)?;
         let key: VerifierKey = key.trim().parse().map_err(|_| "holds no public key")?;
         if key.kind() != KeyKind::Cosigner {
             return Err("holds a key that is no witness's");
         }
-        let path = format!("{}/add-checkpoint", uri.path().trim_end_matches('/'));
-        Ok(Self { authority: authority.clone(), path, key })
+        place.path = format!("{}/add-checkpoint", place.path.trim_end_matches('/'));
+        Ok(Self { place, key })
     }
 }
 
 /// Why a witness did not cosign.
 #[derive(Debug, thiserror::Error)]
 enum AskError {
-    #[error("it cannot be reached")]
-    Connect(#[source] io::Error),
-    #[error("it did not answer in time")]
-    Silent,
-    #[error("the connection was lost")]
-    Lost(#[from] hyper::Error),
-    #[error("it cannot be asked")]
-    Request(#[from] hyper::http::Error),
-    #[error("its answer cannot be read")]
-    Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Post(#[from] PostError),
     #[error("it refused: status {0}")]
     Refused(StatusCode),
     #[error("its answer is not what the protocol has")]
@@ -200,9 +178,12 @@ impl Witness {
             };
             let submission =
                 Submission::new(seen, proof, note.clone()).map_err(|_| AskError::Form)?;
-            let patience = Duration::from_millis(WITNESS_PATIENCE_MS);
-            let asked = timeout(patience, post(&self.place, submission.to_string()));
-            let (status, body) = asked.await.map_err(|_| AskError::Silent)??;
+            let bounds = Bounds {
+                patience: Duration::from_millis(WITNESS_PATIENCE_MS),
+                answer_bytes_max: WITNESS_ANSWER_BYTES_MAX,
+            };
+            let body = submission.to_string().into();
+            let (status, body) = post(&self.place.place, None, body, bounds).await?;
             let text = std::str::from_utf8(&body).map_err(|_| AskError::Form)?;
             match status {
                 StatusCode::OK => {
@@ -245,20 +226,4 @@ impl Witness {
         }
         self.failing = failing;
     }
-}
-
-/// One request on a connection of its own.
-async fn post(place: &WitnessPlace, body: String) -> Result<(StatusCode, Bytes), AskError> {
-    let authority = &place.authority;
-    let address = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
-    let stream = TcpStream::connect(address).await.map_err(AskError::Connect)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Goes with the set, also when the answer does not come in time.
-    let mut driving = JoinSet::new();
-    driving.spawn(connection);
-    let request = Request::post(&place.path).header(HOST, authority.as_str());
-    let request = request.body(Full::new(Bytes::from(body)))?;
-    let (parts, body) = sender.send_request(request).await?.into_parts();
-    let body = Limited::new(body, WITNESS_ANSWER_BYTES_MAX).collect().await;
-    Ok((parts.status, body.map_err(AskError::Answer)?.to_bytes()))
 }

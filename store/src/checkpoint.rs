@@ -268,6 +268,7 @@ fn freeze(tenants: &Tenants, behind: &Behind) -> Frozen {
             chain_head: index.chain_head.0,
             generation: index.generation,
             next_stream: index.names.next_stream(),
+            last_stamp: index.last_stamp,
         };
         let first_type = index.saved_types;
         let types = index.names.types.list[first_type..].to_vec();

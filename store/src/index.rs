@@ -69,6 +69,21 @@ pub(crate) struct ForkBody {
     pub(crate) root: String,
 }
 
+/// The JSON of a time stamp: what a time authority says of a checkpoint (RFC 3161).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StampBody {
+    /// The signed note that was stamped: the token is of its SHA-256.
+    pub(crate) checkpoint: String,
+    /// The authority's URL.
+    pub(crate) authority: String,
+    /// When that was, as the token says.
+    pub(crate) time: String,
+    /// The token in base64, a CMS `ContentInfo` in DER.
+    pub(crate) token: String,
+    /// Position of the record of the stamp before.
+    pub(crate) previous: Option<u64>,
+}
+
 /// A tenant's log as far as it is committed.
 #[derive(Debug)]
 pub(crate) struct TenantIndex {
@@ -85,6 +100,8 @@ pub(crate) struct TenantIndex {
     pub(crate) chain_head: Hash,
     /// Grows with each deletion or recreation: rendered events before it may be out of date.
     pub(crate) generation: u64,
+    /// Position of the last time stamp.
+    pub(crate) last_stamp: Option<u64>,
     /// The log ends here though it should not.
     pub(crate) damage: Option<Damage>,
     /// Tenants created by this log (the system tenant's) since it was opened.
@@ -107,6 +124,7 @@ impl TenantIndex {
             count: 0,
             chain_head: genesis,
             generation: 0,
+            last_stamp: None,
             damage: None,
             tenants: Vec::new(),
             saved_count: None,
@@ -123,6 +141,7 @@ impl TenantIndex {
         self.slices = Arc::new(runs);
         (self.count, self.chain_head) = (row.count, Hash(row.chain_head));
         self.generation = row.generation;
+        self.last_stamp = row.last_stamp;
     }
 
     /// What is committed now, to be searched without holding anybody up.
@@ -210,10 +229,13 @@ impl TenantIndex {
                     self.tenants.push(parse(json)?);
                 }
                 PayloadKind::Body if leaf.kind == RecordKind::LogForked => {
-                    let before = self.open.as_ref().map_or(0, |part| part.first);
-                    if parse::<ForkBody>(json)?.size != before + rows.entries.len() as u64 {
+                    if parse::<ForkBody>(json)?.size != self.position(rows) {
                         return Err("a fork of another size than the log".into());
                     }
+                }
+                PayloadKind::Body if leaf.kind == RecordKind::CheckpointStamped => {
+                    parse::<StampBody>(json)?;
+                    self.last_stamp = Some(self.position(rows));
                 }
                 PayloadKind::Data
                 | PayloadKind::Metadata
@@ -253,6 +275,11 @@ impl TenantIndex {
         Ok(())
     }
 
+    /// Of the record that comes behind these rows of the open part.
+    fn position(&self, rows: &Rows) -> u64 {
+        self.open.as_ref().map_or(0, |part| part.first) + rows.entries.len() as u64
+    }
+
     /// Brings the state of the leaf's stream forward; its number, where the leaf has one.
     fn follow_stream(&mut self, leaf: &Leaf<'_>) -> Result<Option<u32>, Wrong> {
         let Some(reference) = leaf.reference(Role::Stream) else { return Ok(None) };
@@ -276,7 +303,7 @@ impl TenantIndex {
                 state.head.visible_from = state.head.version + 1;
                 self.generation += 1;
             }
-            RecordKind::LogForked | RecordKind::TenantCreated => {}
+            RecordKind::LogForked | RecordKind::TenantCreated | RecordKind::CheckpointStamped => {}
         }
         Ok(Some(id))
     }

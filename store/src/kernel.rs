@@ -17,8 +17,8 @@ mod window;
 
 pub(crate) use command::{
     IdState, IdempotencyHit, NameUse, Prepared, PreparedAppend, PreparedCommand, PreparedCondition,
-    PreparedDelete, PreparedEvent, PreparedFork, PreparedIdempotency, PreparedTenant, Seen,
-    StreamUse,
+    PreparedDelete, PreparedEvent, PreparedFork, PreparedIdempotency, PreparedStamp,
+    PreparedTenant, Seen, StreamUse,
 };
 pub(crate) use window::{Recent, TenantWindow};
 
@@ -197,6 +197,17 @@ pub(crate) fn decide_fork<'a>(
     settled(window, seen_at)?;
     let actor = actor_effect(window, &command.actor)?;
     Ok(plain_effect(RecordKind::LogForked, command.id, actor, &command.payloads))
+}
+
+/// Decides a time stamp: it speaks of an earlier checkpoint, so whatever came since does not matter.
+pub(crate) fn decide_stamp<'a>(
+    window: &TenantWindow,
+    seen_at: u64,
+    command: &'a PreparedStamp,
+) -> Result<Effect<'a>, Refusal> {
+    fresh(window, seen_at)?;
+    let actor = actor_effect(window, &command.actor)?;
+    Ok(plain_effect(RecordKind::CheckpointStamped, command.id, actor, &command.payloads))
 }
 
 /// A record outside of all streams.

@@ -58,4 +58,4 @@ mod tiles;
 mod tree;
 
 pub use signing::{LogKeyLine, SignedLog, Signing, SigningError};
-pub use store::{Consistency, EvidenceError, Options, Store, StoreStats, Tenant};
+pub use store::{Consistency, EvidenceError, Options, Stamp, Stamped, Store, StoreStats, Tenant};

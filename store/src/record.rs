@@ -27,6 +27,7 @@ pub(crate) enum RecordKind {
     StreamDeleted = 2,
     LogForked = 3,
     TenantCreated = 4,
+    CheckpointStamped = 65,
 }
 
 impl RecordKind {
@@ -36,6 +37,7 @@ impl RecordKind {
             2 => Self::StreamDeleted,
             3 => Self::LogForked,
             4 => Self::TenantCreated,
+            65 => Self::CheckpointStamped,
             _ => return None,
         })
     }
@@ -46,6 +48,7 @@ impl RecordKind {
             Self::StreamDeleted => "stream_deleted",
             Self::LogForked => "log_forked",
             Self::TenantCreated => "tenant_created",
+            Self::CheckpointStamped => "checkpoint_stamped",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod cosigned;
 mod evidence;
+mod stamped;
 mod stats;
 
 use std::{
@@ -24,7 +25,7 @@ use crate::{
     error::{Damage, OpenError, ReadError},
     fragment::{FragmentCache, RecordReader},
     index::TenantBody,
-    kernel::{Prepared, PreparedCommand, PreparedTenant, Refusal},
+    kernel::{Prepared, PreparedAppend, PreparedCommand, PreparedTenant, Refusal},
     limits::{CHECKPOINT_BYTES, CHECKPOINT_RECORDS_MAX, RESOLVE_TRIES_MAX, SEGMENT_BYTES_MAX},
     log::{Log, recovery},
     node::{Files, Node, NodeHandle, Refused, Reply, SYSTEM, Tenants, machine::Answer},
@@ -42,6 +43,7 @@ use crate::{
 };
 
 pub use evidence::{Consistency, EvidenceError};
+pub use stamped::{Stamp, Stamped};
 pub use stats::StoreStats;
 
 /// How a store is opened.
@@ -269,7 +271,7 @@ impl Store {
             let (prepared, seen_at) = resolve::append(tenant, &append).inspect_err(|e| {
                 note_append_damage(tenant, e);
             })?;
-            let bytes = stored_bytes(&prepared);
+            let bytes = prepared.stored_bytes();
             let command = PreparedCommand::Append(prepared);
             match self.decide(tenant, seen_at, command, bytes).await? {
                 Answer::Appended { receipts, replayed, count } => {
@@ -310,7 +312,7 @@ impl Store {
             let before = receipts.len();
             let (prepared, seen_at) = resolve::lines(tenant, actor, &lines[before..])
                 .inspect_err(|e| note_append_damage(tenant, e))?;
-            let bytes = prepared.iter().map(stored_bytes).sum();
+            let bytes = prepared.iter().map(PreparedAppend::stored_bytes).sum();
             let command = PreparedCommand::Lines(prepared);
             match self.decide(tenant, seen_at, command, bytes).await? {
                 Answer::Lines { receipts: mut done, stop } => {
@@ -551,10 +553,6 @@ fn note_append_damage(tenant: &TenantShared, error: &AppendError) {
     if let AppendError::Read(ReadError::Damaged(damage)) = error {
         tenant.damaged(damage);
     }
-}
-
-fn stored_bytes(append: &crate::kernel::PreparedAppend) -> usize {
-    append.appends.iter().flat_map(|a| &a.events).map(|e| e.payloads.stored.len() + 256).sum()
 }
 
 /// One process a folder.

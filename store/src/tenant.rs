@@ -33,6 +33,8 @@ pub(crate) struct TenantShared {
     pub(crate) signed: watch::Sender<Option<Arc<SignedLog>>>,
     /// Checkpoints that witnesses cosigned, the newest last.
     pub(crate) cosigned: watch::Sender<Vec<Arc<SignedLog>>>,
+    /// Held by who writes a time stamp, from looking for the last one until the answer.
+    pub(crate) stamping: tokio::sync::Mutex<()>,
     /// Held by who renders, so that followers who wake together render once. Several, so that readers of other
     /// places need not wait.
     rendering: [Mutex<()>; RENDERING],
@@ -58,6 +60,7 @@ impl TenantShared {
             subscriptions: Subscriptions::default(),
             signed: watch::Sender::new(None),
             cosigned: watch::Sender::new(Vec::new()),
+            stamping: tokio::sync::Mutex::default(),
             rendering: Default::default(),
         }
     }

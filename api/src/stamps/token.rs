@@ -143,7 +143,9 @@ impl<'a> Info<'a> {
     fn read(bytes: &'a [u8]) -> Result<Self, AnswerError> {
         let mut fields = inside(AnyRef::from_der(bytes)?, Tag::Sequence)?;
         let _version: TspVersion = fields.decode()?;
-        let _policy: ObjectIdentifier = fields.decode()?;
+        // Any: the library's type knows no identifiers as short as `1.2.3`.
+        let policy: AnyRef<'_> = fields.decode()?;
+        policy.tag().assert_eq(Tag::ObjectIdentifier)?;
         let imprint: MessageImprint = fields.decode()?;
         let _serial: IntRef<'_> = fields.decode()?;
         let time: AnyRef<'_> = fields.decode()?;

@@ -7,7 +7,7 @@ use axum::{
     http::request::Parts,
     response::Response,
 };
-use kimberlite_store::{SignedLog, proof::TilePath};
+use kimberlite_store::{SignedLog, proof::TilePath, words::Position};
 use serde::Serialize;
 
 use super::{
@@ -56,6 +56,25 @@ struct LogKeyBody {
     from: u64,
 }
 
+/// What a time authority says of a checkpoint.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Stamp)]
+struct StampBody {
+    /// Position of the record that holds it.
+    position: u64,
+    /// When the checkpoint was there, as the token says.
+    #[schema(format = DateTime)]
+    time: String,
+    /// The authority's URL.
+    authority: String,
+    /// What was stamped: a signed note, to the byte, without cosignatures.
+    checkpoint: String,
+    /// The token in base64: DER of a CMS `ContentInfo` (RFC 3161).
+    token: String,
+    /// Position of the record of the stamp before; null for the first.
+    previous: Option<u64>,
+}
+
 /// The newest checkpoint
 ///
 /// A C2SP signed note: origin, size and root of the log, signed with its key, and cosigned by those of
@@ -77,6 +96,36 @@ pub(crate) async fn read_checkpoint(
     query.finish()?;
     conditions::refuse(&parts.headers, Refused::KeyAndConditions)?;
     Ok(text(app.store.cosigned_at(&app.tenant, 0, cosigned).await?.note.to_string()))
+}
+
+/// The newest time stamp
+///
+/// What the time authority of the configuration said of a checkpoint (RFC 3161): all that it covers was
+/// there by then. Each stamp is a record. The server has checked that the token is of the SHA-256 of
+/// `checkpoint` and answers its own request; its signature is for the reader to check, with the
+/// authority's certificates (`openssl ts -verify -token_in`).
+#[utoipa::path(
+    get, path = "/v1/log/stamp", tag = "records", operation_id = "read_stamp",
+    responses(
+        (status = 200, description = "The stamp", body = StampBody),
+    )
+)]
+pub(crate) async fn read_stamp(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    plain(&request.into_parts().0)?;
+    let stamped = app.store.newest_stamp(&app.tenant).await?.ok_or_else(|| {
+        Problem::new(Code::StampUnknown, "Set `timestamps.url`, or wait for the first stamp.")
+    })?;
+    Ok(receipt::json(&StampBody {
+        position: stamped.position.get(),
+        time: stamped.stamp.time.to_string(),
+        authority: stamped.stamp.authority,
+        checkpoint: stamped.stamp.checkpoint,
+        token: stamped.stamp.token,
+        previous: stamped.previous.map(Position::get),
+    }))
 }
 
 /// A tile

@@ -13,6 +13,7 @@ mod protocol;
 mod read;
 mod refused;
 mod settings;
+mod stamps;
 #[path = "../support/mod.rs"]
 mod support;
 mod witnesses;

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    server,
+    server, stamps,
     support::{Frames, PATIENCE, Server},
 };
 
@@ -161,6 +161,8 @@ async fn every_setting_has_an_effect() {
             }
             "log.origin" => origin(key.env, folder.path()).await,
             "log.witnesses" => witnesses(key.env, folder.path()).await,
+            "timestamps.url" => stamps::url(key.env, folder.path()).await,
+            "timestamps.every_s" => stamps::every(key.env, folder.path()).await,
             "keys.folder" => keys(key.env, folder.path()).await,
             "log.level" => log_level(key.env),
             unknown => panic!("no test shows an effect of {unknown}"),

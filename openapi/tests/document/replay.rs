@@ -9,16 +9,16 @@ use axum::{
 use http_body_util::BodyExt as _;
 use kimberlite_api::{app, app::App, config::Config, openapi};
 use kimberlite_store::{
-    Options, Signing, Store,
-    words::{Actor, TenantName},
+    Options, Signing, Stamp, Store, Tenant,
+    words::{Actor, TenantName, Timestamp},
 };
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use crate::{operations, parameters, schema};
 
-/// A router over an empty log; the folder goes with it.
-async fn router() -> (Router, tempfile::TempDir) {
+/// A router over an empty log, and that log; the folder goes with it.
+async fn router() -> (Router, (Store, Tenant), tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let options = Options {
         folder: folder.path().to_owned(),
@@ -31,7 +31,19 @@ async fn router() -> (Router, tempfile::TempDir) {
     let store = Store::open(options).unwrap();
     let (actor, name) = (Actor::new("operator").unwrap(), TenantName::new("dev").unwrap());
     let tenant = store.create_tenant(actor.clone(), name.clone()).await.unwrap();
-    (app::router(&App::new(store, tenant, name, actor, Config::default())), folder)
+    let log = (store.clone(), tenant.clone());
+    (app::router(&App::new(store, tenant, name, actor, Config::default())), log, folder)
+}
+
+/// What a time authority would have done.
+async fn stamp((store, tenant): &(Store, Tenant)) {
+    let stamp = Stamp {
+        checkpoint: store.signed_at(tenant, 0).await.unwrap().note.to_string(),
+        authority: "http://tsa.example/".to_owned(),
+        time: Timestamp::now(),
+        token: "MAA=".to_owned(),
+    };
+    store.stamp(tenant, &stamp).await.unwrap();
 }
 
 struct Answer {
@@ -155,7 +167,7 @@ fn expected_type(kind: &str) -> &str {
 #[tokio::test]
 async fn every_example_works_and_answers_as_described() {
     let document = openapi::document();
-    let (router, _folder) = router().await;
+    let (router, log, _folder) = router().await;
     let backups = tempfile::tempdir().unwrap();
     let folder = backups.path().to_str().unwrap();
     let (mut sent, mut backup) = (0, String::new());
@@ -191,6 +203,9 @@ async fn every_example_works_and_answers_as_described() {
             }
             continue;
         }
+        if operation["operationId"] == "read_stamp" {
+            stamp(&log).await;
+        }
         let kinds = operation["responses"]["200"]["content"].as_object();
         let kinds: Vec<&str> =
             kinds.map_or(vec!["*/*"], |k| k.keys().map(String::as_str).collect());
@@ -212,7 +227,7 @@ async fn every_example_works_and_answers_as_described() {
 #[tokio::test]
 async fn what_is_not_described_is_refused_and_what_is_described_is_known() {
     let document = openapi::document();
-    let (router, _folder) = router().await;
+    let (router, _log, _folder) = router().await;
     for (path, method, operation) in in_order(&document) {
         let path = path_of(path, operation, false);
         let kind = operation["requestBody"]["content"].as_object().and_then(|c| c.keys().next());

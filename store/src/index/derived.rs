@@ -40,7 +40,7 @@ pub(crate) const DATABASE: &str = "index/names";
 /// Its presence asks for everything derived to be made anew.
 pub(crate) const REBUILD: &str = "index/rebuild";
 /// What derived files of this version look like.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Bytes of the database's own cache.
 const CACHE_BYTES: usize = 16 << 20;
 
@@ -89,6 +89,8 @@ pub(crate) struct TenantRow {
     pub(crate) chain_head: [u8; 32],
     pub(crate) generation: u64,
     pub(crate) next_stream: u32,
+    /// Position of the last time stamp.
+    pub(crate) last_stamp: Option<u64>,
 }
 
 /// A run file and the parts in it, each of one tenant.

@@ -31,6 +31,7 @@ pub(crate) enum PreparedCommand {
     Delete(PreparedDelete),
     CreateTenant(PreparedTenant),
     Fork(PreparedFork),
+    Stamp(PreparedStamp),
 }
 
 #[derive(Debug)]
@@ -39,6 +40,13 @@ pub(crate) struct PreparedAppend {
     pub(crate) appends: Vec<StreamUse>,
     pub(crate) conditions: Vec<PreparedCondition>,
     pub(crate) idempotency: Option<PreparedIdempotency>,
+}
+
+impl PreparedAppend {
+    /// Bytes that its events take, for the queue's bound.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        self.appends.iter().flat_map(|a| &a.events).map(|e| e.payloads.stored.len() + 256).sum()
+    }
 }
 
 #[derive(Debug)]
@@ -61,6 +69,14 @@ pub(crate) struct PreparedTenant {
 /// Says that the log goes on as another one.
 #[derive(Debug)]
 pub(crate) struct PreparedFork {
+    pub(crate) actor: NameUse<Actor>,
+    pub(crate) id: [u8; 16],
+    pub(crate) payloads: Payloads,
+}
+
+/// Says what a time authority says of a checkpoint.
+#[derive(Debug)]
+pub(crate) struct PreparedStamp {
     pub(crate) actor: NameUse<Actor>,
     pub(crate) id: [u8; 16],
     pub(crate) payloads: Payloads,

@@ -21,7 +21,7 @@ use crate::{
     append::Receipt,
     kernel::{
         Decision, Effect, Prepared, PreparedAppend, PreparedCommand, Recent, Refusal, TenantWindow,
-        decide_append, decide_delete, decide_fork, decide_tenant,
+        decide_append, decide_delete, decide_fork, decide_stamp, decide_tenant,
     },
     limits::{OP_BYTES_TARGET, OP_RECORDS_MAX},
     log::frame::{Runs, Section, SectionRuns, encode_frame},
@@ -152,6 +152,10 @@ impl<R> Machine<R> {
             }
             PreparedCommand::Fork(fork) => {
                 let decided = decide_fork(&self.windows[&tenant], seen_at, &fork);
+                self.single(tenant, decided)
+            }
+            PreparedCommand::Stamp(stamp) => {
+                let decided = decide_stamp(&self.windows[&tenant], seen_at, &stamp);
                 self.single(tenant, decided)
             }
         };

@@ -171,6 +171,7 @@ impl DerivedCheck {
                 chain_head: index.chain_head.0,
                 generation: index.generation,
                 next_stream: index.names.next_stream(),
+                last_stamp: index.last_stamp,
             };
             if row != loaded.row {
                 wrong("what the index says of a tenant is not the log's");

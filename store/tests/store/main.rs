@@ -14,6 +14,7 @@ mod derived;
 mod format;
 mod point_in_time;
 mod signing;
+mod stamps;
 mod subscribe;
 mod support;
 mod verify;

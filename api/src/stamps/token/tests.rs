@@ -1,8 +1,9 @@
+use kimberlite_store::words::Hex;
 use sha2::{Digest, Sha256};
 
 use super::*;
 
-/// Made for [`asked`] with `openssl ts -reply` (clock_precision_digits = 3, accuracy, ordering and name of the authority).
+/// Made for [`asked`] with `openssl ts -reply` (milliseconds, accuracy, ordering and name of the authority).
 const ANSWER: &[u8] = include_bytes!("answer.tsr");
 
 fn digest() -> [u8; 32] {
@@ -15,9 +16,8 @@ fn asked() -> Question {
 
 #[test]
 fn a_request_is_what_openssl_makes_of_the_same_fields() {
-    let hex: String = asked().encode().iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(
-        hex,
+        Hex(&asked().encode()).to_string(),
         "3041020101302f300b0609608648016503040201042063e23c939cfca3d97bc5b21d9bdd6cf4d3a7c41d7d2ee76f7cc8c20d11\
          1a5e6f020840000000000000010101ff"
     );
