@@ -107,6 +107,9 @@ impl<H: Host> World<H> {
         let all = Op(self.checker.canonical.len() as u64);
         let fresh = self.nodes.iter().any(Node::is_fresh);
         let changed = self.change.is_none();
+        // A disk that is about to fail would fail those who read the log to the end.
+        let doomed = |(r, n): (usize, &Node<H>)| self.in_core(r as u8) && n.doomed.is_some();
+        let same = same && !self.nodes.iter().enumerate().any(doomed);
         same && count
             && changed
             && !fresh

@@ -96,8 +96,10 @@ impl<H: Host> World<H> {
         if let Some(new) = all().find(new) {
             return Some(Change::Add(new));
         }
+        // Who has a new disk needs the others before anybody can do without one of them.
+        let whole = |r: &ReplicaId| !self.nodes[usize::from(r.0)].is_fresh();
         let spare = |r: &ReplicaId| {
-            let rest = all().filter(core).filter(|o| o != r);
+            let rest = all().filter(core).filter(whole).filter(|o| o != r);
             members.without(*r).is_some_and(|m| m.have_quorum(rest.collect()))
         };
         all().filter(core).find(spare).map(Change::Remove)
