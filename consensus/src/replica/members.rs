@@ -33,6 +33,10 @@ impl Replica {
     }
 
     /// Whether a quorum of these members is among those.
+    #[cfg_attr(
+        not(feature = "sim"),
+        expect(clippy::unused_self, reason = "a planted bug is a replica's")
+    )]
     pub(super) fn is_quorum(&self, members: &Members, who: Voters) -> bool {
         #[cfg(feature = "sim")]
         if self.has(Mutant::StandbysCount) {
