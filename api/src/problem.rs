@@ -165,7 +165,10 @@ problems! {
     Diverged = "diverged", 409, never, None, "The cursor is not of this log",
         "This log cannot have issued the cursor, or the position in a condition's `after`: it is \
          of another log, or of this one before it was restored from an older state. What was read \
-         with it may not be here. Start again from a position that you trust.";
+         with it may not be here. Start again from a position that you trust. A cursor has 32 bits of \
+         its record's hash: enough to tell an accident, not to hold off somebody who means it. \
+         What shows that a log was not changed are checkpoints and their proofs: \
+         /v1/log/checkpoint, /v1/log/consistency, and /v1/events/{position}/proof.";
     BackupRunning = "backup_running", 409, again, None, "A backup to this folder is under way",
         "One backup at a time goes to a folder. GET /v1/backups shows how far it has come, DELETE \
          on it cancels it.";

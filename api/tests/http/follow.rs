@@ -114,6 +114,62 @@ async fn a_foreign_cursor_is_refused_also_where_there_is_no_stream_yet() {
     }
 }
 
+/// Whatever a client resumes with, and wherever: what it saw is not here any more, so it must not go on as if it were.
+#[tokio::test]
+async fn a_server_restored_from_an_older_state_refuses_each_cursor_from_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let server = Server::start(&data);
+    append(&mut server.client().await, "s", 0, 5).await;
+    server.stop();
+    let older = folder.path().join("older");
+    let copied = std::process::Command::new("cp").arg("-r").arg(&data).arg(&older).status();
+    assert!(copied.unwrap().success());
+
+    let server = Server::start(&data);
+    let mut client = server.client().await;
+    append(&mut client, "s", 5, 5).await;
+    let mut kept = Vec::new();
+    for path in ["/v1/events", "/v1/streams/s/events"] {
+        let page = client.get(&format!("{path}?limit=8")).await.ok(200);
+        kept.push((path, page["events"][7]["cursor"].as_str().unwrap().to_owned()));
+        let next = page["next"].as_str().unwrap();
+        let next = next.split("after=").nth(1).unwrap().split('&').next().unwrap();
+        kept.push((path, next.to_owned()));
+        let mut frames = Frames::open(&server.address, path, None).await;
+        let mut id = None;
+        for _ in 0..9 {
+            id = frames.until("event").await.id;
+        }
+        kept.push((path, id.unwrap()));
+    }
+    server.stop();
+
+    // The positions come again, and hold something else.
+    let server = Server::start(&older);
+    let mut client = server.client().await;
+    append(&mut client, "s", 100, 5).await;
+    let formats = [
+        "application/json",
+        "application/x-ndjson",
+        "application/cloudevents-batch+json",
+        "text/event-stream",
+    ];
+    for (path, cursor) in &kept {
+        for format in formats {
+            let asked = format!("{path}?after={cursor}");
+            client.send("GET", &asked, &[("accept", format)], "").await.problem(409, "diverged");
+        }
+        let headers = [("accept", formats[3]), ("last-event-id", cursor.as_str())];
+        client.send("GET", path, &headers, "").await.problem(409, "diverged");
+    }
+    // What it saw before the state that was restored holds.
+    let page = client.get("/v1/events?limit=5").await.ok(200);
+    let cursor = page["events"][4]["cursor"].as_str().unwrap();
+    let rest = client.get(&format!("/v1/events?after={cursor}")).await.ok(200);
+    assert_eq!(rest["events"][0]["data"], 100);
+}
+
 #[tokio::test]
 async fn a_filter_that_matches_nothing_moves_its_id_on() {
     let folder = tempfile::tempdir().unwrap();
