@@ -33,7 +33,8 @@ pub(super) struct Wish {
 impl Replica {
     /// Wants another view than this one, and says so from time to time. Nothing changes here before a quorum does.
     pub(super) fn wish(&mut self, now: u64, out: &mut Outbox) {
-        if !self.counts_itself() {
+        // Who was added may not know that yet, and may be needed: each counts those of its own members.
+        if !self.is_let_in() {
             return;
         }
         let fresh = self.wishes.iter().flatten().filter(|w| now < w.at_ms + WISH_MS);

@@ -244,6 +244,31 @@ fn a_member_that_does_not_know_it_yet_votes() {
     assert!(scene.actors.iter().all(|a| a.committed == header.op));
 }
 
+/// Nor is its wish: without it those who know would be too few to look for another primary.
+#[test]
+fn a_member_that_does_not_know_it_yet_wishes() {
+    let mut scene = Scene::with_standbys(4, 5);
+    scene.pass(3_000);
+    scene.request(scene.leader().unwrap());
+    scene.pass(300);
+    let leader = scene.leader().unwrap();
+    let others: Vec<usize> = (0..4).filter(|r| *r != leader).collect();
+    let (knows, gone) = (others[0], others[2]);
+    scene.step(leader, Input::Change(Add(ReplicaId(4))));
+    scene.pass_with(200, |e| e.to.0 != 4 && usize::from(e.to.0) != gone);
+    assert_eq!((voters(&scene, knows).len(), voters(&scene, 4).len()), (5, 4));
+    let left = [others[0], others[1], 4];
+    scene.pass_with(10_000, |e| {
+        left.contains(&usize::from(e.from.0)) && left.contains(&usize::from(e.to.0))
+    });
+    let leader = left.into_iter().find(|r| scene.actors[*r].replica.leads()).unwrap();
+    let header = scene.request(leader);
+    scene.pass_with(500, |e| {
+        left.contains(&usize::from(e.from.0)) && left.contains(&usize::from(e.to.0))
+    });
+    assert!(left.iter().all(|r| scene.actors[*r].committed == header.op));
+}
+
 /// An op that changes who votes says that all before it is committed: it need not be acknowledged again, by whom it removed.
 #[test]
 fn what_lies_before_a_step_is_committed() {

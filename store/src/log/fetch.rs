@@ -7,7 +7,7 @@ use kimberlite_consensus::{Header, Op};
 
 use super::{
     Log,
-    frame::{FRAME_TAIL_BYTES, FrameHead},
+    frame::body_of,
     recovery::{list_segments, open_segment},
     segment_op,
     walk::{ClosedFrames, Frame},
@@ -57,10 +57,7 @@ impl OpReader {
             }
             let mut bytes = vec![0; length as usize];
             place.frames.segment().file().read_exact_at(&mut bytes, offset)?;
-            let bytes = Bytes::from(bytes);
-            let body = FrameHead::decode(&bytes)
-                .ok()
-                .map(|head| bytes.slice(head.body_at..bytes.len() - FRAME_TAIL_BYTES));
+            let body = body_of(&bytes.into(), &header);
             if segment != log.segment.first_op {
                 self.at = Some(place);
             }

@@ -154,6 +154,18 @@ pub(crate) fn encode_frame(
     (finish(out, frame_at, length), placed)
 }
 
+/// The body of an op whose frame this is, if every byte of it holds. What is given to others must be what was checked, not
+/// what is read anew behind that.
+pub(crate) fn body_of(frame: &Bytes, header: &Header) -> Option<Bytes> {
+    let head = FrameHead::decode(frame).ok().filter(|head| head.header == *header)?;
+    let mut at = head.body_at;
+    for section in Section::all(header) {
+        read_section(frame, &mut at, section.leaves_bytes as usize).ok()?;
+    }
+    let whole = at + FRAME_TAIL_BYTES == frame.len() && head.tail_holds(frame);
+    whole.then(|| frame.slice(head.body_at..at))
+}
+
 /// Builds the frame of an op around its sections' blocks, which are as they came.
 pub(crate) fn frame_around(header: &Header, previous: Option<&Header>, body: &[u8]) -> Bytes {
     let (mut out, frame_at, length) = front(header, previous, body.len(), 0);

@@ -11,11 +11,11 @@ use super::{
     END_MARK_BYTES, FOLDER, HEAD_SAID_BYTES, Head, HeadForm, SEGMENT_HEAD_BYTES, Segment,
     chunks::Chunks,
     decode_segment_head, encode_segment_head, end_segment,
-    frame::{FRAME_TAIL_BYTES, FrameHead},
+    frame::{FrameHead, body_of},
     head_form, read_end_mark,
-    recovery::{Start, list_segments, read_frame},
+    recovery::{Start, list_segments},
     segment_op,
-    walk::{ClosedFrames, Frame, resume},
+    walk::{ClosedFrames, Frame, read_frame, resume},
 };
 use crate::{disk::Disk, index};
 
@@ -194,9 +194,7 @@ pub(crate) fn read(
         }
         let mut bytes = vec![0; length as usize];
         frames.segment().file().read_exact_at(&mut bytes, offset)?;
-        let bytes = Bytes::from(bytes);
-        let head = FrameHead::decode(&bytes).map_err(io::Error::other)?;
-        return Ok(Some((header, bytes.slice(head.body_at..bytes.len() - FRAME_TAIL_BYTES))));
+        return Ok(body_of(&bytes.into(), &header).map(|body| (header, body)));
     }
     Ok(None)
 }

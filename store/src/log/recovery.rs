@@ -8,12 +8,10 @@ use super::{
     END_MARK_BYTES, FOLDER, HEAD_SAID_BYTES, Head, SEGMENT_HEAD_BYTES, SEGMENT_SUFFIX, Segment,
     chunks::{CHUNK_BYTES, Chunks},
     create_segment, decode_segment_head, end_mark, end_segment,
-    frame::{
-        FRAME_HEAD_BYTES, FRAME_TAIL_BYTES, FrameHead, Section, SectionRuns, front_length,
-        read_section,
-    },
+    frame::{FRAME_HEAD_BYTES, FrameHead, Section, SectionRuns, front_length},
     read_end_mark, segment_name, segment_op,
     superblock::{self, SuperblockError, SuperblockFile},
+    walk::read_frame,
 };
 use crate::{
     disk::{Disk, DiskFile},
@@ -344,10 +342,14 @@ impl Scan<'_> {
                     self.take(segment, at, &head, sections);
                     at += length;
                 }
-                _ => match self.judge(&mut file, at, next, None)? {
+                _ => match self.judge_front(&mut file, at, next)? {
                     (Verdict::End, _) if next.is_none() => return Ok(at),
                     (Verdict::End, _) => return self.finish(disk, segment, at, next),
                     (Verdict::Torn, _) => return self.cut(&mut file, at),
+                    // Holes are filled before a start, so nothing that is whole lies behind this one.
+                    (Verdict::Damaged(what), _) if next.is_none() && self.visitor.has_peers() => {
+                        return Ok(self.lose_end(file.damage(at, what), at));
+                    }
                     (Verdict::Damaged(what), Some((resume, lost))) => {
                         self.lose(lost, file.damage(at, what));
                         at = resume;
@@ -401,6 +403,22 @@ impl Scan<'_> {
         self.visitor.lost(Section::all(&lost).collect(), damage);
         self.identity = lost.identity();
         self.tip = Some(lost);
+    }
+
+    /// [`Self::judge`] of a frame whose front may hold though it cannot be read: an op without sections has nothing but
+    /// its end behind that.
+    fn judge_front(
+        &self,
+        file: &mut Chunks,
+        at: u64,
+        next: Option<&String>,
+    ) -> io::Result<(Verdict, Option<(u64, Header)>)> {
+        let front = file.get(at, FRAME_HEAD_BYTES)?;
+        let head = match front_length(&front) {
+            Some(length) => FrameHead::decode(&file.get(at, length)?).ok(),
+            None => None,
+        };
+        self.judge(file, at, next, head.filter(|head| self.follows(head)).as_ref())
     }
 
     /// What the bytes at `at` are, if they are no valid next frame (or one whose blocks do not hold). With
@@ -547,42 +565,4 @@ enum Verdict {
     Damaged(&'static str),
     /// The same, and nothing is there behind it.
     DamagedEnd(&'static str),
-}
-
-pub(super) type FrameRead =
-    Result<(FrameHead, Vec<(Section, Result<SectionRuns, Damage>)>), &'static str>;
-
-/// Reads the frame at `at` with all its sections.
-pub(super) fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
-    let front = file.get(at, FRAME_HEAD_BYTES)?;
-    let Some(length) = front_length(&front) else { return Ok(Err("no frame begins here")) };
-    let head = match FrameHead::decode(&file.get(at, length)?) {
-        Ok(head) => head,
-        Err(what) => return Ok(Err(what)),
-    };
-    let frame = file.get(at, head.length)?;
-    let damage = |offset: usize, what| file.damage(at + offset as u64, what);
-    let mut sections = Vec::new();
-    let mut body_at = head.body_at;
-    let mut failed: Option<Damage> = None;
-    for section in Section::all(&head.header) {
-        let runs = match &failed {
-            Some(damage) => Err(damage.clone()),
-            None => read_section(&frame, &mut body_at, section.leaves_bytes as usize)
-                .map_err(|(offset, what)| damage(offset, what)),
-        };
-        // Behind damage the next section's place is unknown: it counts as damaged too.
-        failed = runs.as_ref().err().cloned();
-        sections.push((section, runs));
-    }
-    if failed.is_none() && (!head.tail_holds(&frame) || body_at + FRAME_TAIL_BYTES != head.length) {
-        let broken = damage(body_at, "the end of a frame does not hold");
-        if sections.is_empty() {
-            return Ok(Err(broken.what));
-        }
-        for (_, runs) in &mut sections {
-            *runs = Err(broken.clone());
-        }
-    }
-    Ok(Ok((head, sections)))
 }

@@ -8,12 +8,53 @@ use super::{
     END_MARK_BYTES, HEAD_SAID_BYTES, HeadForm, SEGMENT_HEAD_BYTES, Segment,
     chunks::{CHUNK_BYTES, Chunks},
     decode_segment_head,
-    frame::{FRAME_HEAD_BYTES, FrameHead, Section, SectionRuns, front_length},
+    frame::{
+        FRAME_HEAD_BYTES, FRAME_TAIL_BYTES, FrameHead, Section, SectionRuns, front_length,
+        read_section,
+    },
     head_form, read_end_mark,
-    recovery::{Start, read_frame},
+    recovery::Start,
     segment_name, segment_op,
 };
 use crate::{disk::Disk, error::Damage};
+
+pub(super) type FrameRead =
+    Result<(FrameHead, Vec<(Section, Result<SectionRuns, Damage>)>), &'static str>;
+
+/// Reads the frame at `at` with all its sections.
+pub(super) fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
+    let front = file.get(at, FRAME_HEAD_BYTES)?;
+    let Some(length) = front_length(&front) else { return Ok(Err("no frame begins here")) };
+    let head = match FrameHead::decode(&file.get(at, length)?) {
+        Ok(head) => head,
+        Err(what) => return Ok(Err(what)),
+    };
+    let frame = file.get(at, head.length)?;
+    let damage = |offset: usize, what| file.damage(at + offset as u64, what);
+    let mut sections = Vec::new();
+    let mut body_at = head.body_at;
+    let mut failed: Option<Damage> = None;
+    for section in Section::all(&head.header) {
+        let runs = match &failed {
+            Some(damage) => Err(damage.clone()),
+            None => read_section(&frame, &mut body_at, section.leaves_bytes as usize)
+                .map_err(|(offset, what)| damage(offset, what)),
+        };
+        // Behind damage the next section's place is unknown: it counts as damaged too.
+        failed = runs.as_ref().err().cloned();
+        sections.push((section, runs));
+    }
+    if failed.is_none() && (!head.tail_holds(&frame) || body_at + FRAME_TAIL_BYTES != head.length) {
+        let broken = damage(body_at, "the end of a frame does not hold");
+        if sections.is_empty() {
+            return Ok(Err(broken.what));
+        }
+        for (_, runs) in &mut sections {
+            *runs = Err(broken.clone());
+        }
+    }
+    Ok(Ok((head, sections)))
+}
 
 /// The first frame at `from` or behind it in this file that can be gone on from: a start just before it.
 pub(crate) fn resume(
