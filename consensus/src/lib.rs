@@ -37,8 +37,9 @@
 //! before an op that lets it in is committed, and that it knows so is durable. The members with their incarnations stand in
 //! headers, so that a vote of a lost disk is seen to be one in any log that knows better.
 //!
-//! **Standbys.** A replica that is no member follows like a backup: it is counted for nothing, leads nothing and wants no
-//! view. A view whose turn would be a standby's is passed over.
+//! **Standbys.** A replica that is no member follows like a backup: it is counted for nothing and leads nothing. It wants
+//! a view where it hears no primary, since it may have been added and not know it; whose log does not have it as a
+//! member counts that for nothing. A view whose turn would be a standby's is passed over.
 //!
 //! **Growth.** One op adds a standby that has caught up, or removes a member. It counts from where it stands in a log; it is
 //! ordered when all before it is committed and a quorum has the log of the view.

@@ -58,8 +58,8 @@ impl Replica {
         &self.first
     }
 
-    /// Whether what this replica says is for others to count: it is a member, and its disk is known. A standby follows
-    /// and is silent.
+    /// Whether what this replica says is for others to count: it is a member, and its disk is known. A standby
+    /// acknowledges nothing.
     pub(super) fn counts_itself(&self) -> bool {
         #[cfg(feature = "sim")]
         if self.has(Mutant::StandbysCount) {
