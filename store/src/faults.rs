@@ -11,7 +11,7 @@ use crate::{
     compress::compress_all,
     disk::{
         Disk,
-        simulated::{Fault, SimulatedDisk},
+        simulated::{Fault, ReadFault, SimulatedDisk},
     },
     error::OpenError,
     log::recovery,
@@ -352,7 +352,7 @@ async fn a_read_that_fails_is_an_error_and_changes_nothing() {
     let mut opened = 0;
     for n in 1..=reads {
         let image = disk.crashed(|| true);
-        image.fail_read(n);
+        image.fail_read(n, ReadFault::Error);
         // The copies of the superblock stand in for each other, and the index can be made anew.
         if let Ok(store) = open(&image) {
             let tenant = store.tenant(&TenantName::new("dev").unwrap()).unwrap();

@@ -18,7 +18,7 @@ use crate::{
     },
     log::{
         Segment, Written,
-        frame::{Section, SectionRuns},
+        frame::{Section, SectionRuns, body_of},
         recovery::{self, RecoveredOp, Recovery, Start, Visitor},
     },
     node::{Tenants, engine::Uncommitted},
@@ -262,8 +262,12 @@ impl Replay {
             let Held { segment, offset, length, header, .. } = held;
             let mut frame = vec![0; length as usize];
             segment.file().read_exact_at(&mut frame, offset)?;
+            let frame = frame.into();
+            if body_of(&frame, &header).is_none() {
+                return Err(std::io::Error::other("an op is not what it was a moment ago"));
+            }
             let written = Written { segment, offset };
-            Ok(Uncommitted { header, written, frame: frame.into() })
+            Ok(Uncommitted { header, written, frame })
         };
         self.held.drain(..).map(read).collect()
     }

@@ -15,17 +15,19 @@ use std::{
 use kimberlite_consensus::{
     Change, ChangeRefused, Envelope, Header, Input, Notice, Op, Recovered, Replica, Superblock,
     prng::Prng,
-    sim::{Failure, Host, Mutant, Reply, Stopped, Work},
+    sim::{Failure, Harm, Harmed, Host, Mutant, Reply, Stopped, Work},
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
+    append::AppendError,
     chance,
     checkpoint::Due,
     disk::{
         Disk,
-        simulated::{Fault, SimulatedDisk},
+        simulated::{Fault, ReadFault, SimulatedDisk},
     },
+    error::ReadError,
     fragment::RecordReader,
     kernel::{IdState, Prepared, PreparedAppend, PreparedCommand, Refusal},
     log::{Log, holes, recovery},
@@ -92,6 +94,9 @@ impl Host for SimHost {
         if mutant == Some(Mutant::NoSync) {
             disk.forget_syncs();
         }
+        if mutant == Some(Mutant::GoesOn) {
+            disk.hide_failed_syncs();
+        }
         SimDisk(disk)
     }
 
@@ -118,8 +123,19 @@ impl Host for SimHost {
             Failure::Change => disk.0.fail(n, Fault::Error),
             Failure::Half => disk.0.fail(n, Fault::Torn),
             Failure::Room => disk.0.fail(n, Fault::Full),
-            Failure::Read => disk.0.fail_read(n),
+            Failure::Read => disk.0.fail_read(n, ReadFault::Error),
+            Failure::Turned => disk.0.fail_read(n, ReadFault::Turned),
+            Failure::Astray => disk.0.fail_read(n, ReadFault::Astray),
         }
+    }
+
+    fn op(disk: &SimDisk, back: u64) -> Option<Op> {
+        let frames = damage::frames(&*disk.0).ok()?;
+        frames.iter().rev().nth(back as usize).map(|(_, op, ..)| *op)
+    }
+
+    fn harm(disk: &SimDisk, how: Harm, back: u64, at: u64) -> Option<Harmed> {
+        damage::harm(&disk.0, how, back, at)
     }
 
     fn damage(disk: &SimDisk, back: u64, bit: u64) -> Option<Op> {
@@ -255,7 +271,7 @@ impl Host for SimHost {
         let mut reader = RecordReader::sequential();
         let mut content = Vec::new();
         for position in 0..count {
-            let event = reader.event(&runs.tenant, position).map_err(|e| stopped(&e))?;
+            let event = reader.event(&runs.tenant, position).map_err(|e| runs.read_fails(&e))?;
             content.push(match event {
                 Some(e) => {
                     let data = e.data.unwrap_or_default();
@@ -263,7 +279,7 @@ impl Host for SimHost {
                     let at = e.time.micros();
                     format!("{} {} {} {} {at}", e.stream, e.version.get(), e.id.simple(), data)
                 }
-                None => runs.deletion(position).map_err(|e| stopped(&e))?,
+                None => runs.deletion(position).map_err(|e| runs.read_fails(&e))?,
             });
         }
         Ok(content)
@@ -393,13 +409,16 @@ impl Runs {
         }
         let (command, seen_at) = match command {
             Command::Append(append) => {
-                let (prepared, seen_at) =
-                    resolve::append(&self.tenant, append).map_err(|e| stopped(&e))?;
+                let resolved = resolve::append(&self.tenant, append);
+                let (prepared, seen_at) = resolved.map_err(|e| match e {
+                    AppendError::Read(e) => self.read_fails(&e),
+                    e => stopped(&e),
+                })?;
                 (PreparedCommand::Append(prepared), seen_at)
             }
             Command::Delete(delete) => {
-                let (prepared, seen_at) =
-                    resolve::delete(&self.tenant, delete).map_err(|e| stopped(&e))?;
+                let resolved = resolve::delete(&self.tenant, delete);
+                let (prepared, seen_at) = resolved.map_err(|e| self.read_fails(&e))?;
                 (PreparedCommand::Delete(prepared), seen_at)
             }
         };
@@ -414,9 +433,17 @@ impl Runs {
         Ok(true)
     }
 
+    /// What is damaged is noted, as the store does it.
+    fn read_fails(&self, error: &ReadError) -> Stopped {
+        if let ReadError::Damaged(damage) = error {
+            self.tenant.damaged(damage);
+        }
+        stopped(error)
+    }
+
     /// A record that is no event is the deletion of a stream.
-    fn deletion(&self, position: u64) -> Result<String, crate::error::ReadError> {
-        let missing = crate::error::ReadError::NoRecord;
+    fn deletion(&self, position: u64) -> Result<String, ReadError> {
+        let missing = ReadError::NoRecord;
         let view = self.tenant.view();
         let Some((_, entry)) = view.entry(position)? else { return Err(missing) };
         let state = self.tenant.stream_state(entry.stream)?;

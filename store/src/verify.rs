@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use kimberlite_consensus::Superblock;
+use kimberlite_consensus::{Op, Superblock};
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
@@ -294,7 +294,8 @@ fn next_start(
 ) -> Result<Option<Start>, OpenError> {
     for path in files.iter().filter(|path| path.as_str() >= last) {
         let from = if path == last { at } else { SEGMENT_HEAD_BYTES };
-        let found = resume(disk, superblock.cluster, path, from).map_err(|e| io_error(path, e))?;
+        let found = resume(disk, superblock.cluster, path, from, Op(0));
+        let found = found.map_err(|e| io_error(path, e))?;
         if found.is_some() {
             return Ok(found);
         }

@@ -52,6 +52,7 @@ impl Replica {
             | Mutant::AnyView
             | Mutant::AnyCommitted
             | Mutant::NoSync
+            | Mutant::GoesOn
             | Mutant::OtherState
             | Mutant::ForgetsIds
             | Mutant::AnswersEarly

@@ -24,11 +24,56 @@ pub enum Failure {
     Room,
     /// A read is refused.
     Read,
+    /// A bit of what is read is another one, this once.
+    Turned,
+    /// What is read is what lies elsewhere in the file, this once.
+    Astray,
 }
 
 impl Failure {
     /// All but the power's.
-    pub const OTHERS: [Self; 4] = [Self::Change, Self::Half, Self::Room, Self::Read];
+    pub const OTHERS: [Self; 6] =
+        [Self::Change, Self::Half, Self::Room, Self::Read, Self::Turned, Self::Astray];
+}
+
+/// What is not as it was written, for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// A bit of one of the superblock's copies.
+    Superblock,
+    /// A bit of a file that is derived from the log.
+    Derived,
+    /// A sector of an op: it was never written.
+    Unwritten,
+    /// A sector of an op: what was meant for another place lies there.
+    Astray,
+    /// A file of the log is shorter than it was.
+    Short,
+    /// A file of the log is not there.
+    Missing,
+}
+
+impl Harm {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Superblock,
+        Self::Derived,
+        Self::Unwritten,
+        Self::Astray,
+        Self::Short,
+        Self::Missing,
+    ];
+}
+
+/// What was harmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harmed {
+    /// Nothing that is not kept elsewhere on the same disk.
+    Spare,
+    /// An op.
+    Op(Op),
+    /// All the ops of a file, from this one on.
+    File(Op),
 }
 
 /// What a command came to.
@@ -79,8 +124,12 @@ pub trait Host: Sized {
     ) -> Result<Self, Stopped>;
     /// What is left of a disk after the power went: of what was not synced, those pieces for which `survives` says so.
     fn crash(disk: &mut Self::Disk, survives: &mut dyn FnMut() -> bool);
+    /// The op that is so many before the last one that a disk holds.
+    fn op(disk: &Self::Disk, back: u64) -> Option<Op>;
     /// A bit of an op on a disk that is not in use turns, `back` ops before the last one; says which op.
     fn damage(disk: &Self::Disk, back: u64, bit: u64) -> Option<Op>;
+    /// Something on a disk that is not in use is not what was written there; says what, if there was any.
+    fn harm(disk: &Self::Disk, how: Harm, back: u64, at: u64) -> Option<Harmed>;
     /// The disk fails at the n-th change from now on, or the n-th read.
     fn fail(disk: &Self::Disk, n: u64, how: Failure);
 

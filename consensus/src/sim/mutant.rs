@@ -87,6 +87,8 @@ mutants! {
     AnyCommitted, "any-committed", ["S1"];
     /// What is written is not synced.
     NoSync, "no-sync", ["S3", "HOST"];
+    /// A sync that fails is taken for one that was done.
+    GoesOn, "goes-on", ["S3"];
     /// The state of backups drifts.
     OtherState, "other-state", ["S11"];
     /// Events that are there already are not looked for.

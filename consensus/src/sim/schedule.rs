@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Lie;
+use super::{Failure, Harm, Lie};
 use crate::prng::Prng;
 
 /// Something that goes wrong.
@@ -71,6 +71,30 @@ pub enum Fault {
         back: u64,
         /// Which bit, counted around the op.
         bit: u64,
+        /// How long it is down.
+        down_ms: u64,
+    },
+    /// A replica crashes, and its disk fails while it starts again.
+    BadStart {
+        /// Which replica.
+        replica: u8,
+        /// Which change or read it is.
+        after: u64,
+        /// Which of [`super::Failure::OTHERS`]; the power's behind them.
+        how: u8,
+        /// How long it is down.
+        down_ms: u64,
+    },
+    /// A replica crashes, and something on its disk is not what was written there.
+    Harm {
+        /// Which replica.
+        replica: u8,
+        /// Which of [`super::Harm::ALL`].
+        what: u8,
+        /// How many ops before the last one.
+        back: u64,
+        /// Where, counted around.
+        at: u64,
         /// How long it is down.
         down_ms: u64,
     },
@@ -151,12 +175,14 @@ impl Fault {
             Self::DiskFails { .. } => 13,
             Self::Join { .. } => 14,
             Self::Leave { .. } => 15,
+            Self::BadStart { .. } => 16,
+            Self::Harm { .. } => 17,
         }
     }
 
     /// How many kinds there are.
-    pub const KINDS: usize = 16;
-    /// How many of them are faults.
+    pub const KINDS: usize = 18;
+    /// How many of them are drawn from alike.
     const FAULTS: u64 = 14;
 }
 
@@ -186,6 +212,12 @@ impl fmt::Display for Planned {
             Fault::Clock { replica, by_us } => write!(f, "{at_us} clock {replica} {by_us}"),
             Fault::DiskFails { replica, after, how, down_ms } => {
                 write!(f, "{at_us} disk-fails {replica} {after} {how} {down_ms}")
+            }
+            Fault::BadStart { replica, after, how, down_ms } => {
+                write!(f, "{at_us} bad-start {replica} {after} {how} {down_ms}")
+            }
+            Fault::Harm { replica, what, back, at, down_ms } => {
+                write!(f, "{at_us} harm {replica} {what} {back} {at} {down_ms}")
             }
             Fault::Damage { replica, back, bit, down_ms } => {
                 write!(f, "{at_us} damage {replica} {back} {bit} {down_ms}")
@@ -228,6 +260,15 @@ impl Planned {
             }
             "damage" => {
                 Fault::Damage { replica: replica()?, back: n(1)?, bit: n(2)?, down_ms: n(3)? }
+            }
+            "bad-start" => {
+                let how = u8::try_from(n(2)?).ok()?;
+                Fault::BadStart { replica: replica()?, after: n(1)?, how, down_ms: n(3)? }
+            }
+            "harm" => {
+                let what = u8::try_from(n(1)?).ok()?;
+                let (replica, back, at, down_ms) = (replica()?, n(2)?, n(3)?, n(4)?);
+                Fault::Harm { replica, what, back, at, down_ms }
             }
             "lose-disk" => Fault::LoseDisk { replica: replica()?, down_ms: n(1)? },
             "stall" => Fault::Stall { replica: replica()?, ms: n(1)? },
@@ -387,8 +428,9 @@ impl Config {
         };
         let mut schedule = config.schedule();
         let untold = |fault| {
-            use Fault::{Damage, Join, Leave, LoseDisk};
-            matches!(fault, Damage { .. } | LoseDisk { .. } | Join { .. } | Leave { .. })
+            use Fault::{BadStart, Damage, Harm, Join, Leave, LoseDisk};
+            matches!(fault, Damage { .. } | LoseDisk { .. } | Harm { .. } | BadStart { .. })
+                || matches!(fault, Join { .. } | Leave { .. })
         };
         schedule.retain(|p| !untold(p.fault));
         schedule.truncate(3);
@@ -449,6 +491,7 @@ impl Config {
             planned.push(Planned { at_us, fault: self.fault(kind, &mut random) });
         }
         self.change_members(&mut planned);
+        self.hurt_disks(&mut planned);
         planned.sort_by_key(|p| p.at_us);
         planned
     }
@@ -472,6 +515,33 @@ impl Config {
             at_us += random.between(50_000, self.safety_us / 6);
         }
         planned.retain(|p| p.at_us < self.safety_us);
+    }
+
+    /// In every other run disks do what is rarer than that they stop.
+    fn hurt_disks(&self, planned: &mut Vec<Planned>) {
+        let mut random = Prng::new(self.seed ^ 0xd15c);
+        for _ in 0..if random.per_mille(500) { 0 } else { random.between(1, 8) } {
+            let at_us = random.between(200_000, self.safety_us);
+            let replica = random.below(u64::from(self.replicas)) as u8;
+            let down_ms = random.between(10, 1500);
+            let fault = match random.below(4) {
+                0 => {
+                    let (after, how) = (random.between(1, 400), 4 + random.below(2) as u8);
+                    Fault::DiskFails { replica, after, how, down_ms }
+                }
+                1 => {
+                    let how = random.below(1 + Failure::OTHERS.len() as u64) as u8;
+                    let most = [8, 200][random.below(2) as usize];
+                    Fault::BadStart { replica, after: random.between(1, most), how, down_ms }
+                }
+                _ => {
+                    let what = random.below(Harm::ALL.len() as u64) as u8;
+                    let back = [1 + random.below(12), random.below(400)][random.below(2) as usize];
+                    Fault::Harm { replica, what, back, at: random.below(1 << 20), down_ms }
+                }
+            };
+            planned.push(Planned { at_us, fault });
+        }
     }
 
     fn fault(&self, kind: u64, random: &mut Prng) -> Fault {

@@ -13,16 +13,18 @@ mod words;
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use damage::Damage;
+use disks::Wear;
 
 use super::{
-    Config, Failure, Fault, Host, Mutant, Planned, Reply, Stopped, Violation, Work, Workload,
+    Config, Failure, Fault, Harm, Harmed, Host, Mutant, Planned, Reply, Stopped, Violation, Work,
+    Workload,
     checker::{Checked, Checker},
     coverage,
     liar::Liar,
     network::{Arrival, Network},
 };
 use crate::{
-    Change, FIRST_INCARNATION, Input, Message, ReplicaId, Status, View, decode, prng::Prng,
+    Change, FIRST_INCARNATION, Input, Message, Op, ReplicaId, Status, View, decode, prng::Prng,
 };
 use trace::Trace;
 
@@ -63,6 +65,7 @@ enum Event {
     Operate(Change),
     PowerOff { replica: u8, run: u64, down_ms: u64 },
     PowerOn { replica: u8 },
+    Replace { replica: u8 },
     Ask { client: usize, number: u64 },
     Asked { replica: u8, client: usize, number: u64 },
     Answered { client: usize, number: u64, token: u64 },
@@ -86,8 +89,11 @@ struct Node<H: Host> {
     mute_until: u64,
     /// The power goes as soon as the disk has done what it was promised, and for how long.
     doomed: Option<u64>,
+    /// At which change or read its next start fails, how, and how long it is down then.
+    starts_badly: Option<(u64, Failure, u64)>,
     wall: clocks::Wall,
     damage: Damage,
+    wear: Wear,
     /// It stays down.
     lost: bool,
     incarnation: u64,
@@ -133,6 +139,8 @@ pub struct World<H: Host> {
     answered: u64,
     core: u16,
     healed_us: Option<u64>,
+    /// Who has which ops damaged: a bit for each replica.
+    atlas: BTreeMap<Op, u16>,
     /// What an operator wants done to the members, and has not seen done.
     change: Option<Change>,
     trace: blake3::Hasher,
@@ -169,6 +177,7 @@ impl<H: Host> World<H> {
             answered: 0,
             core: 0,
             healed_us: None,
+            atlas: BTreeMap::new(),
             change: None,
             trace: blake3::Hasher::new(),
             coverage: Coverage::new(),
@@ -205,8 +214,10 @@ impl<H: Host> World<H> {
                 deaf_until: 0,
                 mute_until: 0,
                 doomed: None,
+                starts_badly: None,
                 wall: clocks::Wall::draw(self.config.seed, replica),
                 damage: Damage::None,
+                wear: Wear::Sound,
                 lost: false,
                 incarnation: FIRST_INCARNATION,
                 let_in: FIRST_INCARNATION,
@@ -235,7 +246,10 @@ impl<H: Host> World<H> {
                     return self.whole();
                 }
                 if self.answered >= self.config.commands && self.converged() {
-                    return self.finish();
+                    self.made_anew()?;
+                    if self.converged() {
+                        return self.finish();
+                    }
                 }
                 if self.now_us > healed + LIVENESS_US {
                     return Err(self.stuck());
@@ -440,6 +454,8 @@ impl<H: Host> World<H> {
             "faults: disk failure",
             "operator: join",
             "operator: leave",
+            "faults: failure while starting",
+            "faults: harm",
         ];
         if self.healed_us.is_some() || self.waits(fault) {
             return;
@@ -485,6 +501,20 @@ impl<H: Host> World<H> {
             Fault::Damage { replica, back, bit, down_ms } => {
                 self.damage(replica, back, bit, down_ms);
             }
+            Fault::BadStart { replica, after, how, down_ms } => {
+                let others = Failure::OTHERS.get(usize::from(how));
+                self.nodes[usize::from(replica)].starts_badly =
+                    Some((after, others.copied().unwrap_or(Failure::Power), down_ms));
+                self.power_off(replica, down_ms);
+            }
+            Fault::Harm { replica, what, back, at, down_ms } => {
+                self.harm(
+                    replica,
+                    Harm::ALL[usize::from(what) % Harm::ALL.len()],
+                    (back, at),
+                    down_ms,
+                );
+            }
             Fault::LoseDisk { replica, down_ms } => self.lose_disk(replica, down_ms),
             Fault::Stall { replica, ms } => {
                 self.nodes[usize::from(replica)].stalled_until = now + ms * 1000;
@@ -505,48 +535,37 @@ impl<H: Host> World<H> {
     }
 
     fn power_off(&mut self, replica: u8, down_ms: u64) {
-        let mut random = self.random.fork();
         let node = &mut self.nodes[usize::from(replica)];
         let Some(host) = node.host.take() else { return };
         host.replica().into_iter().for_each(|r| self.checker.stopped(r));
         drop(host);
-        node.run += 1;
-        (node.doomed, node.paused_until) = (None, 0);
-        let (mut kept, mut gone) = (0_u64, 0_u64);
-        let most = random.below(1001);
-        H::crash(&mut node.disk, &mut || {
-            let survives = random.per_mille(most);
-            *(if survives { &mut kept } else { &mut gone }) += 1;
-            survives
-        });
-        let lost = node.lost;
-        self.count("crashes");
-        if kept > 0 && gone > 0 {
-            self.count("torn writes");
-        }
-        self.tell(&format!(
-            "r{replica} loses its power; {kept} of {} changes are kept",
-            kept + gone
-        ));
-        self.note(7, &[u64::from(replica), kept, gone]);
-        if !lost {
-            self.at(down_ms * 1000, Event::PowerOn { replica });
-        }
+        self.is_off(replica, down_ms);
     }
 
     fn power_on(&mut self, replica: u8) -> Checked {
         let (now_ms, mutant) = (self.now_ms(), self.mutant);
         let Config { members, replicas, .. } = self.config;
         let node = &mut self.nodes[usize::from(replica)];
-        if node.host.is_some() || node.lost {
+        if node.host.is_some() || node.lost || node.wear == Wear::Replaced {
             return Ok(());
         }
-        let host = H::open(&node.disk, now_ms, members, replicas, mutant)
-            .map_err(|Stopped(why)| Violation::new("HOST", format!("r{replica}: {why}")))?;
+        let bad = node.starts_badly.take().filter(|_| self.healed_us.is_none());
+        if let Some((after, how, _)) = bad {
+            H::fail(&node.disk, after, how);
+        }
+        let host = match H::open(&node.disk, now_ms, members, replicas, mutant) {
+            Ok(host) => host,
+            Err(Stopped(why)) => return self.no_start(replica, &why, bad.map(|(.., down)| down)),
+        };
         (node.works, node.seals) = (false, false);
         node.run += 1;
         let run = node.run;
         node.host = Some(host);
+        if let Some((.., down_ms)) = bad {
+            node.doomed = Some(down_ms);
+            self.at(300_000, Event::PowerOff { replica, run, down_ms });
+        }
+        let node = &mut self.nodes[usize::from(replica)];
         if node.damage == Damage::Mends {
             node.damage = Damage::Suspected;
         }

@@ -13,6 +13,8 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{Disk, DiskFile, may_wait};
+#[cfg(feature = "sim")]
+use crate::index::derived::DATABASE;
 
 const SECTOR: usize = 512;
 
@@ -31,6 +33,32 @@ pub(crate) enum Fault {
     Power,
 }
 
+/// What a sync is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Syncs {
+    #[default]
+    Honest,
+    /// One of the log's files says that it is done, and is not.
+    #[cfg(feature = "sim")]
+    Forgotten,
+    /// One that fails says that it did not.
+    #[cfg(feature = "sim")]
+    Hidden,
+}
+
+/// How a read fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadFault {
+    /// The device reports an error.
+    Error,
+    /// A bit of what is read is another one, and nobody is told.
+    #[cfg(feature = "sim")]
+    Turned,
+    /// What lies elsewhere in the file is read, and nobody is told.
+    #[cfg(feature = "sim")]
+    Astray,
+}
+
 #[derive(Debug, Default)]
 struct State {
     files: Vec<Inode>,
@@ -41,10 +69,9 @@ struct State {
     operations: u64,
     reads: u64,
     fault: Option<(u64, Fault)>,
-    read_fault: Option<u64>,
+    read_fault: Option<(u64, ReadFault)>,
     off: bool,
-    /// Says that it synced a file of the log, and did not.
-    forgets: bool,
+    syncs: Syncs,
     /// Whatever is read has to be waited for.
     cold: bool,
     /// Readings that did not wait for it.
@@ -153,6 +180,31 @@ impl State {
         Ok(())
     }
 
+    #[cfg(feature = "sim")]
+    fn is_of_log(&self, inode: usize) -> bool {
+        self.names.iter().any(|(name, i)| *i == inode && name.starts_with("log/"))
+    }
+
+    /// What a disk reads that does not tell that it fails; the next read where that would not show.
+    #[cfg(feature = "sim")]
+    fn misread(&mut self, inode: usize, fault: ReadFault, bytes: &mut [u8], at: usize) -> usize {
+        let content = &self.files[inode].content;
+        let from = at.min(content.len());
+        let n = bytes.len().min(content.len() - from);
+        bytes[..n].copy_from_slice(&content[from..from + n]);
+        // The database of names does not check what it reads.
+        let checked = self.names.iter().any(|(name, i)| *i == inode && name != DATABASE);
+        let elsewhere = content.get(from.saturating_sub(SECTOR)..).unwrap_or_default();
+        if !checked || n == 0 || elsewhere.len() < n || elsewhere[..n] == bytes[..n] {
+            self.read_fault = Some((self.reads + 1, fault));
+        } else if fault == ReadFault::Turned {
+            bytes[n / 2] ^= 1;
+        } else {
+            bytes[..n].copy_from_slice(&elsewhere[..n]);
+        }
+        n
+    }
+
     fn change(&mut self, inode: usize, change: Change) {
         let file = &mut self.files[inode];
         change.apply(&mut file.content);
@@ -174,7 +226,13 @@ impl SimulatedDisk {
     /// From now on a sync of the log does nothing.
     #[cfg(feature = "sim")]
     pub(crate) fn forget_syncs(&self) {
-        self.state.lock().forgets = true;
+        self.state.lock().syncs = Syncs::Forgotten;
+    }
+
+    /// From now on a sync that fails says that it did not.
+    #[cfg(feature = "sim")]
+    pub(crate) fn hide_failed_syncs(&self) {
+        self.state.lock().syncs = Syncs::Hidden;
     }
 
     /// From now on whatever is read has to be waited for; says how many readings have not waited so far.
@@ -196,11 +254,42 @@ impl SimulatedDisk {
         }
     }
 
+    /// Other bytes lie in a file, for good, and nobody is told.
+    #[cfg(feature = "sim")]
+    pub(crate) fn lay(&self, path: &str, at: usize, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        let Some(inode) = state.names.get(path).copied() else { return };
+        let State { files, .. } = &mut *state;
+        let Inode { content, durable, .. } = &mut files[inode];
+        for there in [content, durable] {
+            if let Some(there) = there.get_mut(at..at + bytes.len()) {
+                there.copy_from_slice(bytes);
+            }
+        }
+    }
+
+    /// A file has become shorter, and nobody is told.
+    #[cfg(feature = "sim")]
+    pub(crate) fn shorten(&self, path: &str, length: usize) {
+        let mut state = self.state.lock();
+        let Some(inode) = state.names.get(path).copied() else { return };
+        state.files[inode].content.truncate(length);
+        state.files[inode].durable.truncate(length);
+    }
+
+    /// A file is not there any more, and nobody is told.
+    #[cfg(feature = "sim")]
+    pub(crate) fn forget(&self, path: &str) {
+        let mut state = self.state.lock();
+        state.names.remove(path);
+        state.durable_names.remove(path);
+    }
+
     /// The n-th read from now on fails.
     #[cfg(any(test, feature = "sim"))]
-    pub(crate) fn fail_read(&self, n: u64) {
+    pub(crate) fn fail_read(&self, n: u64, fault: ReadFault) {
         let mut state = self.state.lock();
-        state.read_fault = Some(state.reads + n);
+        state.read_fault = Some((state.reads + n, fault));
     }
 
     /// Changing operations so far.
@@ -243,7 +332,7 @@ impl SimulatedDisk {
             files: files.collect(),
             durable_names: names.clone(),
             names,
-            forgets: state.forgets,
+            syncs: state.syncs,
             ..State::default()
         };
         Arc::new(Self { state: Arc::new(Mutex::new(left)) })
@@ -338,8 +427,13 @@ impl DiskFile for SimulatedFile {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             state.reads += 1;
-            if state.off || state.read_fault == Some(state.reads) {
+            let fault = state.read_fault.filter(|(n, _)| *n == state.reads).map(|(_, how)| how);
+            if state.off || fault == Some(ReadFault::Error) {
                 return Err(device_error());
+            }
+            #[cfg(feature = "sim")]
+            if let Some(fault) = fault {
+                return Ok(state.misread(self.inode, fault, bytes, at as usize));
             }
             let content = &state.files[self.inode].content;
             let from = (at as usize).min(content.len());
@@ -375,15 +469,18 @@ impl DiskFile for SimulatedFile {
     fn sync(&self) -> io::Result<()> {
         self.on(|state| {
             let fault = state.operate()?;
-            let of_log =
-                |(name, inode): (&String, &usize)| *inode == self.inode && name.starts_with("log/");
-            if state.forgets && state.names.iter().any(of_log) {
+            #[cfg(feature = "sim")]
+            if state.syncs == Syncs::Forgotten && state.is_of_log(self.inode) {
                 return Ok(());
             }
             let file = &mut state.files[self.inode];
             let changes = std::mem::take(&mut file.changes);
             if fault.is_some() {
                 // The page cache takes the pages for clean from here on; the device never got them.
+                #[cfg(feature = "sim")]
+                if state.syncs == Syncs::Hidden {
+                    return Ok(());
+                }
                 return Err(device_error());
             }
             for change in &changes {

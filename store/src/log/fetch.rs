@@ -47,12 +47,12 @@ impl OpReader {
             },
         };
         while let Some(frame) = place.frames.next()? {
-            let Frame::Op { offset, length, header, sections } = frame else { continue };
+            let Frame::Op { offset, length, header, .. } = frame else { continue };
             place.next = header.op.next();
             if header.op < op {
                 continue;
             }
-            if header.op > op || sections.iter().any(|(_, runs)| runs.is_err()) {
+            if header.op > op {
                 return Ok(None);
             }
             let mut bytes = vec![0; length as usize];
@@ -61,7 +61,7 @@ impl OpReader {
             if segment != log.segment.first_op {
                 self.at = Some(place);
             }
-            return Ok(body.map(|body| (header, body)));
+            return Ok(body.map(|(body, _)| (header, body)));
         }
         Ok(None)
     }

@@ -154,16 +154,21 @@ pub(crate) fn encode_frame(
     (finish(out, frame_at, length), placed)
 }
 
-/// The body of an op whose frame this is, if every byte of it holds. What is given to others must be what was checked, not
-/// what is read anew behind that.
-pub(crate) fn body_of(frame: &Bytes, header: &Header) -> Option<Bytes> {
+/// The body of an op whose frame this is, with its sections, if every byte of it holds. What is given to others must be
+/// what was checked, not what is read anew behind that.
+pub(crate) fn body_of(
+    frame: &Bytes,
+    header: &Header,
+) -> Option<(Bytes, Vec<(Section, SectionRuns)>)> {
     let head = FrameHead::decode(frame).ok().filter(|head| head.header == *header)?;
     let mut at = head.body_at;
+    let mut sections = Vec::new();
     for section in Section::all(header) {
-        read_section(frame, &mut at, section.leaves_bytes as usize).ok()?;
+        let runs = read_section(frame, &mut at, section.leaves_bytes as usize).ok()?;
+        sections.push((section, runs));
     }
     let whole = at + FRAME_TAIL_BYTES == frame.len() && head.tail_holds(frame);
-    whole.then(|| frame.slice(head.body_at..at))
+    whole.then(|| (frame.slice(head.body_at..at), sections))
 }
 
 /// Builds the frame of an op around its sections' blocks, which are as they came.

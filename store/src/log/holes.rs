@@ -15,7 +15,7 @@ use super::{
     head_form, read_end_mark,
     recovery::{Start, list_segments},
     segment_op,
-    walk::{ClosedFrames, Frame, read_frame, resume},
+    walk::{ClosedFrames, Frame, frame_end, read_frame, resume},
 };
 use crate::{disk::Disk, index};
 
@@ -142,7 +142,23 @@ fn hole_at(
 ) -> io::Result<Option<Hole>> {
     let path = segment.name.clone();
     let (op, before) = (known.op.next(), known.header.clone());
-    let behind = resume(disk, known.cluster, &path, at + 1)?.filter(|s| s.header.op >= op);
+    let mut file = Chunks::new(segment)?;
+    let end = match file.last_nonzero(at)? {
+        Some(last) => frame_end(&mut file, at, last + 1, |head| known.follows(head))?,
+        None => None,
+    };
+    let mut behind = resume(disk, known.cluster, &path, at + 1, op.next())?;
+    // What was meant for another place may lie in a damaged op: also the beginning of the one behind it. That one lies where
+    // the damaged op says that it ends; where it does not say so, it is the last one that is there.
+    while let Some(start) = &behind
+        && start.header.op == op
+        && end != Some(start.frame.0)
+    {
+        match resume(disk, known.cluster, &path, start.frame.0 + 1, op.next())? {
+            Some(later) if later.header.op == op => behind = Some(later),
+            _ => break,
+        }
+    }
     if let Some(Start { header, frame: (to, _), .. }) = behind {
         let gap = Gap { first: op, last: header.op, identity: header.identity() };
         return Ok(Some(Hole { path, from: at, to, before, gap, ends: None }));
@@ -157,7 +173,7 @@ fn hole_at(
         parent
     } else {
         // The frame behind the head repeats the header that is wanted.
-        let start = resume(disk, known.cluster, next, SEGMENT_HEAD_BYTES)?;
+        let start = resume(disk, known.cluster, next, SEGMENT_HEAD_BYTES, Op(next_op))?;
         let start = start.filter(|s| s.header.op.next().0 == next_op);
         start.ok_or_else(missing)?.header.identity()
     };
@@ -185,16 +201,16 @@ pub(crate) fn read(
     };
     let mut frames = ClosedFrames::open(disk, cluster, path)?;
     while let Some(frame) = frames.next()? {
-        let Frame::Op { offset, length, header, sections } = frame else { continue };
+        let Frame::Op { offset, length, header, .. } = frame else { continue };
         if header.op < op {
             continue;
         }
-        if header.op > op || sections.iter().any(|(_, runs)| runs.is_err()) {
+        if header.op > op {
             return Ok(None);
         }
         let mut bytes = vec![0; length as usize];
         frames.segment().file().read_exact_at(&mut bytes, offset)?;
-        return Ok(body_of(&bytes.into(), &header).map(|body| (header, body)));
+        return Ok(body_of(&bytes.into(), &header).map(|(body, _)| (header, body)));
     }
     Ok(None)
 }

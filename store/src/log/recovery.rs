@@ -1,5 +1,8 @@
 //! Reading the whole log at start: what holds, what is torn, what is damaged. The cases stand in `FORMAT.md`.
 
+#[cfg(test)]
+mod tests;
+
 use std::{io, path::PathBuf, sync::Arc};
 
 use kimberlite_consensus::{Header, Identity, Op, Superblock};
@@ -11,7 +14,7 @@ use super::{
     frame::{FRAME_HEAD_BYTES, FrameHead, Section, SectionRuns, front_length},
     read_end_mark, segment_name, segment_op,
     superblock::{self, SuperblockError, SuperblockFile},
-    walk::read_frame,
+    walk::{frame_end, read_frame},
 };
 use crate::{
     disk::{Disk, DiskFile},
@@ -330,8 +333,11 @@ impl Scan<'_> {
             match read_frame(&mut file, at)? {
                 Ok((head, sections)) if self.follows(&head) => {
                     if sections.iter().any(|(_, r)| r.is_err()) {
-                        match self.judge(&mut file, at, next, Some(&head))?.0 {
+                        match self.judge(&mut file, at, next)?.0 {
                             Verdict::Torn => return self.cut(&mut file, at),
+                            Verdict::Damaged(what) if self.visitor.has_peers() => {
+                                return Ok(self.leave(file.damage(at, what), at));
+                            }
                             Verdict::DamagedEnd(what) if self.visitor.has_peers() => {
                                 return Ok(self.lose_end(file.damage(at, what), at));
                             }
@@ -342,21 +348,16 @@ impl Scan<'_> {
                     self.take(segment, at, &head, sections);
                     at += length;
                 }
-                _ => match self.judge_front(&mut file, at, next)? {
+                _ => match self.judge(&mut file, at, next)? {
                     (Verdict::End, _) if next.is_none() => return Ok(at),
                     (Verdict::End, _) => return self.finish(disk, segment, at, next),
                     (Verdict::Torn, _) => return self.cut(&mut file, at),
-                    // Holes are filled before a start, so nothing that is whole lies behind this one.
-                    (Verdict::Damaged(what), _) if next.is_none() && self.visitor.has_peers() => {
-                        return Ok(self.lose_end(file.damage(at, what), at));
-                    }
-                    (Verdict::Damaged(what), Some((resume, lost))) => {
+                    (Verdict::Damaged(what), Some((resume, lost))) if !self.visitor.has_peers() => {
                         self.lose(lost, file.damage(at, what));
                         at = resume;
                     }
-                    (Verdict::Damaged(what), None) => {
-                        self.damage = Some(file.damage(at, what));
-                        return Ok(at);
+                    (Verdict::Damaged(what), _) => {
+                        return Ok(self.leave(file.damage(at, what), at));
                     }
                     (Verdict::DamagedEnd(what), _) => {
                         return Ok(self.lose_end(file.damage(at, what), at));
@@ -392,6 +393,13 @@ impl Scan<'_> {
         self.tip = Some(head.header.clone());
     }
 
+    /// Nothing behind damage is read, nor touched: who has others has it filled, and what lies behind it, though it may
+    /// be torn, says what it was.
+    fn leave(&mut self, damage: Damage, at: u64) -> u64 {
+        self.damage = Some(damage);
+        at
+    }
+
     /// What the log ended with is damaged.
     fn lose_end(&mut self, damage: Damage, at: u64) -> u64 {
         (self.damage, self.end_damaged) = (Some(damage), true);
@@ -405,22 +413,6 @@ impl Scan<'_> {
         self.tip = Some(lost);
     }
 
-    /// [`Self::judge`] of a frame whose front may hold though it cannot be read: an op without sections has nothing but
-    /// its end behind that.
-    fn judge_front(
-        &self,
-        file: &mut Chunks,
-        at: u64,
-        next: Option<&String>,
-    ) -> io::Result<(Verdict, Option<(u64, Header)>)> {
-        let front = file.get(at, FRAME_HEAD_BYTES)?;
-        let head = match front_length(&front) {
-            Some(length) => FrameHead::decode(&file.get(at, length)?).ok(),
-            None => None,
-        };
-        self.judge(file, at, next, head.filter(|head| self.follows(head)).as_ref())
-    }
-
     /// What the bytes at `at` are, if they are no valid next frame (or one whose blocks do not hold). With
     /// damage comes, where it is known, where to go on and the header of the damaged op.
     fn judge(
@@ -428,7 +420,6 @@ impl Scan<'_> {
         file: &mut Chunks,
         at: u64,
         next: Option<&String>,
-        front: Option<&FrameHead>,
     ) -> io::Result<(Verdict, Option<(u64, Header)>)> {
         let acknowledged = self.next_op() <= self.superblock.commit;
         let last = file.last_nonzero(at)?;
@@ -457,11 +448,7 @@ impl Scan<'_> {
             }
             return Ok((Verdict::Damaged("an op that another segment follows"), None));
         }
-        let whole = match front {
-            Some(head) => Some(at + head.length as u64),
-            // The front does not hold, but the frame's end may say how long it was.
-            None => file.frame_ending(at, last + 1)?,
-        };
+        let whole = frame_end(file, at, last + 1, |head| self.follows(head))?;
         let Some(end) = whole else { return Ok((Verdict::Torn, None)) };
         if file.has_zero_sector(at, end)? {
             Ok((Verdict::Torn, None))

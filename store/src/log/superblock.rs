@@ -13,7 +13,7 @@ pub(crate) const COPY_BYTES: u64 = 4096;
 const SEALED_BYTES: usize = 8 + 4 + 4 + 8 + 16 + 8 + 8 + 8 + 8 + 32;
 /// Bytes of a copy at most, behind which there are zeros: it is longer while the log is being cut, while its end is
 /// uncertain, and once a time was promised.
-const SAID_BYTES: usize = SEALED_BYTES + 24 + 32;
+pub(crate) const SAID_BYTES: usize = SEALED_BYTES + 24 + 32;
 /// In place of an op: the log is not being cut.
 const NO_CUT: u64 = u64::MAX;
 /// Behind that: the log went on behind its end.

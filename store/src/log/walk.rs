@@ -56,18 +56,43 @@ pub(super) fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
     Ok(Ok((head, sections)))
 }
 
-/// The first frame at `from` or behind it in this file that can be gone on from: a start just before it.
+/// Where the frame at `at` ends, not behind `end`, though it may not hold: its front says so, or its end.
+pub(super) fn frame_end(
+    file: &mut Chunks,
+    at: u64,
+    end: u64,
+    follows: impl Fn(&FrameHead) -> bool,
+) -> io::Result<Option<u64>> {
+    let front = file.get(at, FRAME_HEAD_BYTES)?;
+    let front = match front_length(&front) {
+        Some(length) => FrameHead::decode(&file.get(at, length)?).ok(),
+        None => None,
+    };
+    match front.filter(follows) {
+        Some(head) => Ok(Some(at + head.length as u64)),
+        None => file.frame_ending(at, end),
+    }
+}
+
+/// The first frame at `from` or behind it in this file that can be gone on from, and is of no op before `least`: a start
+/// just before it.
 pub(crate) fn resume(
     disk: &dyn Disk,
     cluster: [u8; 16],
     path: &str,
     from: u64,
+    least: Op,
 ) -> io::Result<Option<Start>> {
     let Some(first_op) = segment_op(path) else { return Ok(None) };
-    resume_in(&Arc::new(Segment::open(disk, path, first_op)?), cluster, from)
+    resume_in(&Arc::new(Segment::open(disk, path, first_op)?), cluster, from, least)
 }
 
-fn resume_in(segment: &Arc<Segment>, cluster: [u8; 16], from: u64) -> io::Result<Option<Start>> {
+fn resume_in(
+    segment: &Arc<Segment>,
+    cluster: [u8; 16],
+    from: u64,
+    least: Op,
+) -> io::Result<Option<Start>> {
     let mut file = Chunks::new(segment)?;
     let mut at = from;
     while at < file.length {
@@ -78,7 +103,10 @@ fn resume_in(segment: &Arc<Segment>, cluster: [u8; 16], from: u64) -> io::Result
             let Some(length) = front_length(&front) else { continue };
             let Ok(head) = FrameHead::decode(&file.get(candidate, length)?) else { continue };
             let Some(header) = head.previous else { continue };
-            if head.header.cluster == cluster && head.header.parent == header.identity() {
+            if head.header.cluster == cluster
+                && head.header.parent == header.identity()
+                && head.header.op >= least
+            {
                 let frame = (candidate, candidate);
                 return Ok(Some(Start { header, segment: segment.first_op, frame }));
             }
@@ -191,16 +219,16 @@ impl ClosedFrames {
     fn lost(&mut self) -> io::Result<Frame> {
         let what = "an op of a closed segment";
         let damage = self.file.damage(self.at, what);
-        let found = resume_in(&self.file.segment, self.cluster, self.at + 1)?;
+        let first = Op(self.file.segment.first_op);
+        let expected = self.last.as_ref().map_or(first, |last| last.op.next());
+        let found = resume_in(&self.file.segment, self.cluster, self.at + 1, expected.next())?;
         let Some(Start { header, frame: (at, _), .. }) = found else {
             self.ended = true;
             return Ok(Frame::Lost { damage, header: None });
         };
-        let first = Some(Op(self.file.segment.first_op));
-        let expected = self.last.as_ref().map(|last| last.op.next()).or(first);
         self.at = at;
         self.last = Some(header.clone());
-        Ok(Frame::Lost { damage, header: Some(header).filter(|h| Some(h.op) == expected) })
+        Ok(Frame::Lost { damage, header: Some(header).filter(|h| h.op == expected) })
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     disk::Disk,
     index,
     log::{
-        frame::{FrameHead, Section, frame_around, read_section},
+        frame::{body_of, frame_around},
         holes::{self, Hole},
         superblock::SuperblockFile,
     },
@@ -165,15 +165,7 @@ fn does_not_fit() -> io::Error {
 /// Whether an op's body is what its header says.
 fn holds(entry: &Entry) -> bool {
     let frame: Bytes = frame_around(&entry.header, None, &entry.body);
-    let Ok(head) = FrameHead::decode(&frame) else { return false };
-    let mut at = head.body_at;
-    for section in Section::all(&entry.header) {
-        let Ok(runs) = read_section(&frame, &mut at, section.leaves_bytes as usize) else {
-            return false;
-        };
-        if index::holds(&section, &runs, None).is_err() {
-            return false;
-        }
-    }
-    at + crate::log::frame::FRAME_TAIL_BYTES == frame.len()
+    body_of(&frame, &entry.header).is_some_and(|(_, sections)| {
+        sections.iter().all(|(section, runs)| index::holds(section, runs, None).is_ok())
+    })
 }

@@ -2,13 +2,17 @@
 
 use std::{io, sync::Arc};
 
-use kimberlite_consensus::Op;
+use kimberlite_consensus::{
+    Op,
+    sim::{Harm, Harmed},
+};
 
 use super::CLUSTER;
 use crate::{
-    disk::Disk,
+    disk::{Disk, simulated::SimulatedDisk},
+    index::derived,
     log::{
-        Segment, recovery, segment_op,
+        Segment, recovery, segment_op, superblock,
         walk::{ClosedFrames, Frame},
     },
 };
@@ -29,4 +33,63 @@ pub(super) fn frames(disk: &dyn Disk) -> io::Result<Vec<(String, Op, u64, u64)>>
         }
     }
     Ok(found)
+}
+
+const SECTOR: u64 = 512;
+
+/// Something on a disk is not what was written there; says what.
+pub(super) fn harm(disk: &SimulatedDisk, how: Harm, back: u64, at: u64) -> Option<Harmed> {
+    match how {
+        Harm::Superblock => {
+            // Always the same copy: the others may be older by one superblock.
+            let said = at / 8 % superblock::SAID_BYTES as u64;
+            disk.flip(
+                superblock::NAME,
+                (3 * superblock::COPY_BYTES + said) as usize,
+                (at % 8) as u8,
+            );
+            Some(Harmed::Spare)
+        }
+        Harm::Derived => {
+            let mut runs = disk.list(derived::FOLDER).ok()?;
+            runs.retain(|name| format!("{}/{name}", derived::FOLDER) != derived::DATABASE);
+            let run = runs.get(at as usize % runs.len().max(1))?;
+            let run = &format!("{}/{run}", derived::FOLDER);
+            let length = disk.open(run).and_then(|file| file.length()).ok()?;
+            disk.flip(run, (at % length.max(1)) as usize, (at % 8) as u8);
+            Some(Harmed::Spare)
+        }
+        Harm::Unwritten | Harm::Astray => {
+            let frames = frames(disk).ok()?;
+            // Behind the last op nothing would say that it was one.
+            let (path, op, from, length) = frames.iter().rev().nth(back.max(1) as usize)?;
+            let start = (from + at % length) / SECTOR * SECTOR;
+            let (start, end) = (start.max(*from), (start + SECTOR).min(from + length));
+            let mut there = vec![0; (end - start) as usize];
+            let mut other = there.clone();
+            let file = disk.open(path).ok()?;
+            file.read_exact_at(&mut there, start).ok()?;
+            if how == Harm::Astray {
+                let from = if at.is_multiple_of(2) { start - SECTOR } else { start + SECTOR };
+                file.read_exact_at(&mut other, from).ok()?;
+            }
+            (there != other).then(|| {
+                disk.lay(path, start as usize, &other);
+                Harmed::Op(*op)
+            })
+        }
+        Harm::Short | Harm::Missing => {
+            let files = recovery::list_segments(disk).ok()?;
+            // A file that is still written to has no length that it must have.
+            let closed = files.len().checked_sub(1).filter(|n| *n > 0)?;
+            let path = &files[at as usize % closed];
+            if how == Harm::Missing {
+                disk.forget(path);
+            } else {
+                let length = disk.open(path).and_then(|file| file.length()).ok()?;
+                disk.shorten(path, (at % length) as usize);
+            }
+            segment_op(path).map(|first| Harmed::File(Op(first)))
+        }
+    }
 }

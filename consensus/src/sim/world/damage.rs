@@ -1,7 +1,13 @@
-//! Damage on disks, never to more replicas at once than a quorum can spare, and its repair.
+//! Damage on disks, of no op on more replicas at once than a quorum can spare, and its repair.
 
-use super::{Checked, Event, Host, Status, Stopped, View, Violation, World};
+use super::{
+    Checked, Event, Harm, Harmed, Host, Op, ReplicaId, Status, Stopped, View, Violation, Wear,
+    World,
+};
 use crate::quorum;
+
+/// So many ops were committed since, that everybody has it who is not far behind.
+const LONG_COMMITTED: u64 = 200;
 
 /// What became of the damage that was done to a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +31,8 @@ impl<H: Host> World<H> {
     /// Some ops on a replica's disk are damaged, `back` ops before the last one and around there: while it runs, or
     /// over a crash.
     pub(super) fn damage(&mut self, replica: u8, back: u64, bit: u64, down_ms: u64) {
-        let all = self.checker.members().voters().count();
-        let spare = usize::from(all - quorum::replication(all));
         let r = usize::from(replica);
-        let others = self.nodes.iter();
-        let others = others.filter(|n| n.damage != Damage::None || n.is_fresh()).count();
-        if self.nodes[r].damage != Damage::None || others >= spare || self.change.is_some() {
+        if self.nodes[r].damage != Damage::None {
             return;
         }
         // What was written last is written again with what comes next.
@@ -39,13 +41,88 @@ impl<H: Host> World<H> {
         }
         let around = [back, back + 1 + bit % 3, back + 17];
         for back in &around[..=(bit % 3) as usize] {
-            if let Some(op) = H::damage(&self.nodes[r].disk, *back, bit) {
-                self.nodes[r].damage = Damage::Done;
-                self.tell(&format!("r{replica} has op {op} damaged"));
-                self.count("damaged ops");
+            if H::op(&self.nodes[r].disk, *back).is_some_and(|op| self.may_damage(replica, op))
+                && let Some(op) = H::damage(&self.nodes[r].disk, *back, bit)
+            {
+                self.damaged(replica, op);
             }
         }
-        self.scrub_later(replica);
+    }
+
+    /// Whether others can make up for it: the disks of so few are damaged that a quorum can spare them, or the op has been
+    /// committed for long, and so few have that one damaged.
+    fn may_damage(&self, replica: u8, op: Op) -> bool {
+        let all = self.checker.members().voters().count();
+        let spare = usize::from(all - quorum::replication(all));
+        let bad = |n: &super::Node<H>| n.damage != Damage::None || n.is_fresh();
+        let others = || self.nodes.iter().enumerate().filter(|(r, _)| *r != usize::from(replica));
+        if self.change.is_some() {
+            return false;
+        }
+        if others().filter(|(_, n)| bad(n)).count() < spare {
+            return true;
+        }
+        let who = self.atlas.get(&op).copied().unwrap_or_default();
+        let same = others().filter(|(r, n)| n.damage != Damage::None && who >> r & 1 == 1).count();
+        let old = op.0 + LONG_COMMITTED <= self.checker.canonical.len() as u64;
+        old && same < spare && !others().any(|(_, n)| n.is_fresh() || n.wear == Wear::Ruined)
+    }
+
+    fn damaged(&mut self, replica: u8, op: Op) {
+        let r = usize::from(replica);
+        if self.nodes[r].damage == Damage::None {
+            self.atlas.values_mut().for_each(|who| *who &= !(1 << r));
+            let bad = self.nodes.iter().filter(|n| n.damage != Damage::None).count();
+            let all = self.checker.members().voters().count();
+            if bad >= usize::from(all - quorum::replication(all)) {
+                self.count("damage to more than a quorum can spare");
+            }
+            self.scrub_later(replica);
+        }
+        *self.atlas.entry(op).or_default() |= 1 << r;
+        self.nodes[r].damage = Damage::Done;
+        self.tell(&format!("r{replica} has op {op} damaged"));
+        self.count("damaged ops");
+    }
+
+    /// Something on a disk is not what was written, over a crash.
+    pub(super) fn harm(&mut self, replica: u8, how: Harm, (back, at): (u64, u64), down_ms: u64) {
+        let r = usize::from(replica);
+        let ruins = matches!(how, Harm::Short | Harm::Missing);
+        let spared = matches!(how, Harm::Superblock | Harm::Derived);
+        let voters = self.checker.members().voters();
+        let few = self.nodes.iter().all(|n| n.damage == Damage::None && !n.is_fresh());
+        // A new disk takes a quorum of others that have everything, and liars are none of them.
+        let liar = self.config.liar;
+        let others = (0..self.config.replicas).filter(|o| *o != replica && *o != liar);
+        let others = others.filter(|o| voters.has(ReplicaId(*o))).count();
+        let quorum = usize::from(quorum::replication(voters.count()));
+        let replaced = few && replica != liar && others >= quorum;
+        if ruins && !(replaced && voters.has(ReplicaId(replica)))
+            || !spared && (self.nodes[r].damage != Damage::None || self.change.is_some())
+        {
+            return;
+        }
+        self.power_off(replica, down_ms);
+        let disk = &self.nodes[r].disk;
+        if !spared && !ruins && H::op(disk, back).is_none_or(|op| !self.may_damage(replica, op)) {
+            return;
+        }
+        match H::harm(disk, how, back, at) {
+            None => {}
+            Some(Harmed::Spare) => {
+                if how == Harm::Derived && self.nodes[r].wear == Wear::Sound {
+                    self.nodes[r].wear = Wear::Spoiled;
+                }
+                self.tell(&format!("r{replica} is harmed where it does not matter: {how:?}"));
+                self.count("harm to what can be spared");
+            }
+            Some(Harmed::Op(op)) => self.damaged(replica, op),
+            Some(Harmed::File(op)) => {
+                self.nodes[r].wear = Wear::Ruined;
+                self.damaged(replica, op);
+            }
+        }
     }
 
     fn scrub_later(&mut self, replica: u8) {
@@ -65,16 +142,20 @@ impl<H: Host> World<H> {
         match host.scrub(now_ms) {
             Ok(true) => self.count("damage found while running"),
             Ok(false) => return violated(format!("r{replica} does not find its damage")),
-            Err(Stopped(why)) => {
-                let Some(down_ms) = node.doomed else {
-                    return violated(format!("r{replica}: {why}"));
-                };
-                self.power_off(replica, down_ms);
-                return Ok(());
-            }
+            Err(Stopped(why)) => return self.scrub_fails(replica, &why),
         }
         self.starts(replica)?;
         self.after(replica, Ok(()))
+    }
+
+    fn scrub_fails(&mut self, replica: u8, why: &str) -> Checked {
+        let node = &self.nodes[usize::from(replica)];
+        match node.doomed {
+            _ if node.wear == Wear::Ruined => self.refuses(replica, why),
+            Some(down_ms) => self.power_off(replica, down_ms),
+            None => return violated(format!("r{replica}: {why}")),
+        }
+        Ok(())
     }
 
     /// A replica begins with what its disk holds, or with having that repaired.
@@ -103,6 +184,9 @@ impl<H: Host> World<H> {
             (Damage::Suspected, false) => Damage::Suspected,
         };
         let after = node.damage;
+        if after == Damage::None && node.wear == Wear::Ruined {
+            node.wear = Wear::Sound;
+        }
         node.last = (Status::ViewChange, View(0));
         self.checker.started(it)?;
         if let Some(told) = &mut self.told {
@@ -132,13 +216,7 @@ impl<H: Host> World<H> {
                 node.damage = Damage::Done;
                 self.starts(replica)
             }
-            Err(Stopped(why)) => {
-                let Some(down_ms) = node.doomed else {
-                    return violated(format!("r{replica}: {why}"));
-                };
-                self.power_off(replica, down_ms);
-                Ok(())
-            }
+            Err(Stopped(why)) => self.scrub_fails(replica, &why),
         }
     }
 

@@ -3,7 +3,47 @@
 use super::{Checked, Damage, Event, Failure, Fault, Host, Violation, World};
 use crate::{Replica, ReplicaId};
 
+/// What a disk is good for, apart from damage that others make good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wear {
+    Sound,
+    /// What is derived from its log may be damaged: its replica stops when it meets that, and makes it anew.
+    Spoiled,
+    /// So much of it is gone that its replica may refuse to start.
+    Ruined,
+    /// Another one is about to take its place.
+    Replaced,
+}
+
 impl<H: Host> World<H> {
+    /// What a disk has after its replica has lost its power.
+    pub(super) fn is_off(&mut self, replica: u8, down_ms: u64) {
+        let mut random = self.random.fork();
+        let node = &mut self.nodes[usize::from(replica)];
+        node.run += 1;
+        (node.doomed, node.paused_until) = (None, 0);
+        let (mut kept, mut gone) = (0_u64, 0_u64);
+        let most = random.below(1001);
+        H::crash(&mut node.disk, &mut || {
+            let survives = random.per_mille(most);
+            *(if survives { &mut kept } else { &mut gone }) += 1;
+            survives
+        });
+        let lost = node.lost;
+        self.count("crashes");
+        if kept > 0 && gone > 0 {
+            self.count("torn writes");
+        }
+        self.tell(&format!(
+            "r{replica} loses its power; {kept} of {} changes are kept",
+            kept + gone
+        ));
+        self.note(7, &[u64::from(replica), kept, gone]);
+        if !lost {
+            self.at(down_ms * 1000, Event::PowerOn { replica });
+        }
+    }
+
     /// Puts off what would leave no quorum with all that is committed.
     pub(super) fn waits(&mut self, fault: Fault) -> bool {
         let Fault::LoseDisk { replica, .. } = fault else { return false };
@@ -24,8 +64,13 @@ impl<H: Host> World<H> {
 
     pub(super) fn lose_disk(&mut self, replica: u8, down_ms: u64) {
         self.power_off(replica, down_ms);
+        self.new_disk(replica);
+    }
+
+    fn new_disk(&mut self, replica: u8) {
         let node = &mut self.nodes[usize::from(replica)];
         node.incarnation += 1;
+        node.wear = Wear::Sound;
         node.disk = H::format(replica, node.incarnation, self.mutant);
         self.checker.loses(usize::from(replica));
     }
@@ -56,13 +101,68 @@ impl<H: Host> World<H> {
         self.at(wait, Event::PowerOff { replica, run, down_ms });
     }
 
+    /// A replica does not start.
+    pub(super) fn no_start(&mut self, replica: u8, why: &str, bad: Option<u64>) -> Checked {
+        let node = &self.nodes[usize::from(replica)];
+        if let Some(down_ms) = bad {
+            self.count("starts that failed with their disk");
+            self.is_off(replica, down_ms);
+            return Ok(());
+        }
+        if node.wear == Wear::Ruined {
+            self.refuses(replica, why);
+            return Ok(());
+        }
+        Err(Violation::new("HOST", format!("r{replica}: {why}")))
+    }
+
+    /// A replica says that it cannot go on with what its disk has.
+    pub(super) fn refuses(&mut self, replica: u8, why: &str) {
+        self.count("ruined disks refused");
+        self.tell(&format!("r{replica} cannot use its disk: {why}"));
+        let node = &mut self.nodes[usize::from(replica)];
+        (node.doomed, node.wear) = (None, Wear::Replaced);
+        if let Some(host) = node.host.take() {
+            host.replica().into_iter().for_each(|r| self.checker.stopped(r));
+            node.run += 1;
+        }
+        self.at(0, Event::Replace { replica });
+    }
+
+    /// An operator puts a new disk in place of one that cannot be read, as soon as a quorum of the others has all that
+    /// is committed.
+    pub(super) fn replace(&mut self, replica: u8) {
+        let r = usize::from(replica);
+        let fresh = self.nodes.iter().any(super::Node::is_fresh);
+        let member = self.checker.members().voters().has(ReplicaId(replica));
+        let may = !member || self.checker.may_lose(r, usize::from(self.config.liar));
+        if fresh || self.change.is_some() || !may {
+            self.at(5_000, Event::Replace { replica });
+            return;
+        }
+        self.nodes[r].damage = Damage::None;
+        self.new_disk(replica);
+        self.at(0, Event::PowerOn { replica });
+    }
+
     /// A host cannot go on.
     pub(super) fn stops(&mut self, replica: u8, why: &str) -> Checked {
         let node = &self.nodes[usize::from(replica)];
         match node.doomed {
+            _ if node.wear == Wear::Ruined => {
+                self.refuses(replica, why);
+                Ok(())
+            }
             Some(down_ms) => {
                 self.count("hosts that stopped with their disk");
                 self.power_off(replica, down_ms);
+                Ok(())
+            }
+            None if node.wear == Wear::Spoiled => {
+                self.count("indexes made anew");
+                self.tell(&format!("r{replica} stops: {why}"));
+                self.nodes[usize::from(replica)].wear = Wear::Sound;
+                self.power_off(replica, 10);
                 Ok(())
             }
             None if node.damage == Damage::Done => self.scrub(replica),

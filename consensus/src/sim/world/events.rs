@@ -21,6 +21,7 @@ impl<H: Host> World<H> {
             | Event::Operate(_)
             | Event::PowerOff { .. }
             | Event::PowerOn { .. }
+            | Event::Replace { .. }
             | Event::Ask { .. }
             | Event::Answered { .. }
             | Event::Refused { .. }
@@ -52,6 +53,10 @@ impl<H: Host> World<H> {
                 Ok(())
             }
             Event::PowerOn { replica } => self.power_on(replica),
+            Event::Replace { replica } => {
+                self.replace(replica);
+                Ok(())
+            }
             Event::Ask { client, number } => {
                 self.ask(client, number);
                 Ok(())

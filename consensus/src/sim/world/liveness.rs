@@ -1,6 +1,8 @@
 //! The liveness phase: a core is healed, the rest stays broken, and the core must answer and converge.
 
-use super::{Checked, Config, Damage, Event, Host, Node, Stopped, Violation, Workload, World};
+use super::{
+    Checked, Config, Damage, Event, Host, Node, Stopped, Violation, Wear, Workload, World,
+};
 use crate::{FIRST_INCARNATION, Members, Op, Replica, ReplicaId, Status};
 
 impl<H: Host> World<H> {
@@ -80,7 +82,10 @@ impl<H: Host> World<H> {
                 _ => self.nodes[r].paused_until = never,
             }
         }
-        self.change = self.last_change();
+        // No disk is replaced while the members change.
+        self.change = self
+            .last_change()
+            .filter(|_| self.nodes.iter().all(|n| matches!(n.wear, Wear::Sound | Wear::Spoiled)));
         if let Some(change) = self.change {
             self.at(1_000_000, Event::Operate(change));
         }
@@ -105,7 +110,9 @@ impl<H: Host> World<H> {
         let same = same && self.nodes.iter().enumerate().all(whole);
         let count = self.cores().count() == self.core.count_ones() as usize;
         let all = Op(self.checker.canonical.len() as u64);
-        let fresh = self.nodes.iter().any(Node::is_fresh);
+        let voters = self.checker.members().voters();
+        let new = |(r, n): (usize, &Node<H>)| n.is_fresh() && voters.has(ReplicaId(r as u8));
+        let fresh = self.nodes.iter().enumerate().any(new);
         let changed = self.change.is_none();
         // A disk that is about to fail would fail those who read the log to the end.
         let doomed = |(r, n): (usize, &Node<H>)| self.in_core(r as u8) && n.doomed.is_some();
@@ -145,6 +152,19 @@ impl<H: Host> World<H> {
             "L3"
         };
         Violation::new(invariant, format!("{what}{} commands answered", self.answered))
+    }
+
+    /// Who cannot read everything because of what is derived from its log has that made anew, once.
+    pub(super) fn made_anew(&mut self) -> Checked {
+        for replica in 0..self.config.replicas {
+            let node = &self.nodes[usize::from(replica)];
+            let host =
+                node.host.as_ref().filter(|_| node.wear == Wear::Spoiled && self.in_core(replica));
+            if let Some(Err(Stopped(why))) = host.map(Host::content) {
+                self.stops(replica, &why)?;
+            }
+        }
+        Ok(())
     }
 
     /// The answers fit what every replica of the core tells its readers, also after a restart.

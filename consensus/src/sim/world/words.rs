@@ -1,6 +1,6 @@
 //! What replicas are and say, and what is claimed where one of them lies.
 
-use super::{Checked, Damage, Event, Host, Stopped, Violation, World};
+use super::{Checked, Damage, Event, Host, Stopped, Violation, Wear, World};
 use crate::{
     Envelope, Status,
     sim::{
@@ -119,7 +119,8 @@ impl<H: Host> World<H> {
     /// repaired yet, and not from a disk that is about to fail.
     pub(super) fn whole(&mut self) -> Checked {
         for (r, node) in self.nodes.iter().enumerate() {
-            let fit = node.damage == Damage::None && node.doomed.is_none();
+            let fit =
+                (node.damage, node.wear) == (Damage::None, Wear::Sound) && node.doomed.is_none();
             let Some(host) = node.host.as_ref().filter(|_| fit) else { continue };
             if let Err(Stopped(why)) = host.content() {
                 return Err(Violation::new("S16", format!("r{r}: {why}")));
