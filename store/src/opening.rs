@@ -14,7 +14,7 @@ use crate::{
     error::{Damage, OpenError, ReadError},
     index::{
         Names, Pages, Run, Slice,
-        derived::{Derived, run_name},
+        derived::{Derived, Kept, run_name},
     },
     log::{
         Segment, Written,
@@ -131,8 +131,10 @@ fn load(
     tenants: &Tenants,
     cluster: [u8; 16],
 ) -> Result<(Option<Start>, u64), LoadError> {
-    let Some((checkpoint, loaded, runs)) = derived.load()? else {
-        return Ok((None, derived.tidy(&[])?));
+    let (checkpoint, loaded, runs) = match derived.load()? {
+        Kept::At(loaded) => loaded,
+        Kept::Nothing => return Ok((None, derived.tidy(&[])?)),
+        Kept::OtherVersion => return Err(LoadError::OtherVersion),
     };
     let header = bytes::Bytes::from(checkpoint.header);
     let header = Header::decode(&header).map_err(|_| LoadError::Other)?;
@@ -187,6 +189,8 @@ enum LoadError {
     Read(#[from] ReadError),
     #[error("reading the index failed")]
     Io(#[from] std::io::Error),
+    #[error("another version made the index")]
+    OtherVersion,
     #[error("the index does not fit the log")]
     Other,
 }

@@ -79,6 +79,12 @@ pub(crate) struct Checkpoint {
     pub(crate) frame: (u64, u64),
 }
 
+/// What every version of a [`Checkpoint`] begins with.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
 /// One tenant at a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TenantRow {
@@ -121,7 +127,15 @@ pub(crate) struct LoadedTenant {
 }
 
 /// A checkpoint with its tenants and numbered runs.
-type Loaded = (Checkpoint, Vec<LoadedTenant>, Vec<(u64, RunRow)>);
+pub(crate) type Loaded = (Checkpoint, Vec<LoadedTenant>, Vec<(u64, RunRow)>);
+
+/// What the database holds.
+pub(crate) enum Kept {
+    Nothing,
+    /// Rows of another [`VERSION`], which must go before any of this one are written.
+    OtherVersion,
+    At(Loaded),
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -278,8 +292,8 @@ impl Derived {
         Err(Damage { file: DATABASE.to_owned(), offset: 0, what }.into())
     }
 
-    /// The checkpoint, tenants and runs; `None` where there is none.
-    pub(crate) fn load(&self) -> Result<Option<Loaded>, ReadError> {
+    /// The checkpoint, tenants and runs.
+    pub(crate) fn load(&self) -> Result<Kept, ReadError> {
         let loaded = self.read(|t| {
             let meta = match t.open_table(META) {
                 Err(TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -309,11 +323,14 @@ impl Derived {
             }
             Ok(Some((checkpoint, tenants, types, actors, runs)))
         })?;
-        let Some((checkpoint, tenants, types, actors, runs)) = loaded else { return Ok(None) };
-        let checkpoint: Checkpoint = decode(&checkpoint)?;
-        if checkpoint.version != VERSION {
-            return Ok(None);
+        let Some((checkpoint, tenants, types, actors, runs)) = loaded else {
+            return Ok(Kept::Nothing);
+        };
+        let Versioned { version } = decode(&checkpoint)?;
+        if version != VERSION {
+            return Ok(Kept::OtherVersion);
         }
+        let checkpoint: Checkpoint = decode(&checkpoint)?;
         let mut out: Vec<LoadedTenant> = Vec::new();
         for (tenant, row) in tenants {
             let tenant = sixteen(&tenant)?;
@@ -338,7 +355,7 @@ impl Derived {
         }
         let runs: Result<_, ReadError> =
             runs.into_iter().map(|(n, row)| Ok((n, decode(&row)?))).collect();
-        Ok(Some((checkpoint, out, runs?)))
+        Ok(Kept::At((checkpoint, out, runs?)))
     }
 
     /// Removes run files that no checkpoint speaks of; says which number the next one gets.

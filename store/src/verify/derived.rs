@@ -14,7 +14,7 @@ use crate::{
     index::{
         Pages, Run,
         derived::{
-            Checkpoint, DATABASE, Derived, FOLDER, LoadedTenant, REBUILD, RunRow, TenantRow,
+            Checkpoint, DATABASE, Derived, FOLDER, Kept, LoadedTenant, REBUILD, RunRow, TenantRow,
             compare::{Said, SaidStreams},
             run_name,
         },
@@ -72,8 +72,13 @@ pub(super) fn open(
         }
     };
     let (checkpoint, tenants, runs) = match loaded {
-        Some((checkpoint, tenants, runs)) => (Some(checkpoint), tenants, runs),
-        None => (None, Vec::new(), Vec::new()),
+        Kept::At((checkpoint, tenants, runs)) => (Some(checkpoint), tenants, runs),
+        Kept::Nothing => (None, Vec::new(), Vec::new()),
+        Kept::OtherVersion => {
+            let what = "another version made the index; the next start makes it anew";
+            walk.note(&here(DATABASE, what), Vec::new());
+            return Ok(());
+        }
     };
     for name in disk.list(FOLDER).map_err(|e| io_error(FOLDER, e))? {
         let path = format!("{FOLDER}/{name}");

@@ -202,6 +202,45 @@ async fn flips_in_the_database_of_names_are_found() {
     assert_eq!(told.damage()[0].file, "index/names");
 }
 
+#[tokio::test]
+async fn an_index_of_another_version_is_no_damage_and_goes_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    written(folder.path()).await;
+    let answers = || async {
+        let (store, tenant) = open(folder.path()).await;
+        let answers = dump(&store, &tenant).await.unwrap();
+        store.close().await;
+        answers
+    };
+    let before = answers().await;
+    say_version(&folder.path().join("index/names"), 2);
+    let (_, told) = check(folder.path());
+    assert!(told.found.len() == 1 && told.damage().is_empty(), "{:?}", told.found);
+    assert!(told.found[0].what.contains("another version"), "{:?}", told.found);
+    // Nothing of it is left, for the start behind the one that makes it anew neither.
+    for round in ["made anew", "kept"] {
+        assert!(answers().await == before, "{round}");
+        let (_, told) = check(folder.path());
+        assert!(told.found.is_empty(), "{round}: {:?}", told.found);
+    }
+}
+
+/// Has the database's checkpoint say that this version wrote it.
+fn say_version(database: &Path, version: u32) {
+    let database = Database::open(database).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let meta = TableDefinition::<'_, &str, &[u8]>::new("meta");
+        let mut meta = transaction.open_table(meta).unwrap();
+        let row = meta.get("checkpoint").unwrap().unwrap().value().to_vec();
+        let mut row: serde_json::Value = serde_json::from_slice(&row).unwrap();
+        assert_ne!(row["version"], version);
+        row["version"] = version.into();
+        meta.insert("checkpoint", &*serde_json::to_vec(&row).unwrap()).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
 /// What checksums cannot show: bytes that are consistent and not the log's.
 #[tokio::test]
 async fn rows_that_are_not_the_logs_are_found_though_every_checksum_holds() {
