@@ -8,6 +8,7 @@ mod fetch;
 pub(crate) mod frame;
 #[cfg(feature = "sim")]
 pub(crate) mod holes;
+mod last_page;
 pub(crate) mod packed;
 pub(crate) mod recovery;
 pub(crate) mod run;
@@ -107,6 +108,16 @@ pub(crate) struct Written {
     pub(crate) offset: u64,
 }
 
+/// Where a log ends.
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) segment: Arc<Segment>,
+    /// Where the next frame goes.
+    pub(crate) at: u64,
+    /// Identity of the last op.
+    pub(crate) tip: Identity,
+}
+
 /// Why an op was not written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteError {
@@ -119,29 +130,26 @@ pub(crate) enum WriteError {
 }
 
 impl Log {
-    /// Goes on in `segment` at `at`.
+    /// Goes on behind `end`.
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
         cluster: [u8; 16],
         segment_bytes: u64,
-        segment: Arc<Segment>,
-        at: u64,
+        end: End,
         segments: usize,
     ) -> io::Result<Self> {
+        let End { segment, at, tip } = end;
         // A segment that never got its name.
         for left in disk.list(FOLDER)?.iter().filter(|n| !n.ends_with(SEGMENT_SUFFIX)) {
             disk.remove(&format!("{FOLDER}/{left}"))?;
         }
-        let room = segment.file().length()?;
+        let (pages, ends) = last_page::read(&*segment.file(), at, tip)?;
+        let room = if ends { at } else { segment.file().length()? };
         let ahead = disk.works_beside().then(|| {
             let (disk, file) = (Arc::clone(&disk), segment.file());
             Ahead::start(disk, file, at, room, segment_bytes, Pace::USUAL)
         });
         let ahead = ahead.transpose()?;
-        let page = at / PAGE_BYTES * PAGE_BYTES;
-        let mut pages = vec![0; (at - page) as usize];
-        // Less is there only in a damaged log, and that takes no writes.
-        segment.file().read_at(&mut pages, page)?;
         Ok(Self { disk, cluster, segment_bytes, segment, at, room, segments, ahead, pages })
     }
 
@@ -186,9 +194,9 @@ impl Log {
         (self.at % PAGE_BYTES) as usize
     }
 
-    /// Removes what lies at `from` and behind it, durably. A crash in between is mended at the next start, by a
-    /// superblock that says where the log is being cut.
-    pub(crate) fn truncate(&mut self, from: &Written) -> io::Result<()> {
+    /// Removes what lies at `from` and behind it, durably; `tip` is the op before. A crash in between is mended at the next
+    /// start, by a superblock that says where the log is being cut.
+    pub(crate) fn truncate(&mut self, from: &Written, tip: Identity) -> io::Result<()> {
         if from.segment.first_op != self.segment.first_op {
             let files = recovery::list_segments(&*self.disk).map_err(io::Error::other)?;
             let behind: Vec<String> =
@@ -206,9 +214,12 @@ impl Log {
         let file = self.segment.file();
         recovery::blank(&*file, from.offset, self.at)?;
         self.at = from.offset;
-        let page = self.at / PAGE_BYTES * PAGE_BYTES;
-        self.pages = vec![0; (self.at - page) as usize];
-        file.read_exact_at(&mut self.pages, page)
+        let ends;
+        (self.pages, ends) = last_page::read(&*file, self.at, tip)?;
+        if ends {
+            self.room = self.at;
+        }
+        Ok(())
     }
 
     /// Writes a frame at `at` in whole pages: what lies before it in its first page is known, zeros lie behind it.

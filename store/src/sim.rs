@@ -6,6 +6,8 @@
 pub mod command;
 mod damage;
 mod load;
+#[cfg(test)]
+mod tests;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -362,15 +364,9 @@ impl Runs {
         if opened.damaged {
             return Err(Stopped("an op of the log is damaged".into()));
         }
-        let log = Log::new(
-            Arc::clone(&disk),
-            CLUSTER,
-            SEGMENT_BYTES,
-            recovery.segment,
-            recovery.at,
-            recovery.segments,
-        )
-        .map_err(|e| stopped(&e))?;
+        let (end, segments) = (recovery.end(), recovery.segments);
+        let log = Log::new(Arc::clone(&disk), CLUSTER, SEGMENT_BYTES, end, segments)
+            .map_err(|e| stopped(&e))?;
         let suffix = opened.suffix.iter().map(|u| u.header.clone()).collect();
         let tip = opened.committed;
         let superblock = recovery.superblock;

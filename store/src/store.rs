@@ -193,7 +193,7 @@ impl Store {
                 tenant.damaged(damage);
             }
         }
-        let mut superblock = recovered.superblock;
+        let (mut superblock, end) = (recovered.superblock, recovered.end());
         let tip = if recovered.damage.is_some() { recovered.tip } else { committed };
         if recovered.damage.is_some() {
             // Nothing will be written, and the floor on disk stays as it is.
@@ -201,15 +201,9 @@ impl Store {
             superblock.commit = superblock.commit.min(op);
         }
         let replica = Replica::new(0, Recovered::alone(superblock, tip));
-        let log = Log::new(
-            Arc::clone(&disk),
-            superblock.cluster,
-            segment_bytes,
-            recovered.segment,
-            recovered.at,
-            recovered.segments,
-        )
-        .map_err(io_error("opening the log in"))?;
+        let log =
+            Log::new(Arc::clone(&disk), superblock.cluster, segment_bytes, end, recovered.segments)
+                .map_err(io_error("opening the log in"))?;
         let files = Files { disk, log, superblock: recovered.superblock_file };
         files.reserve().map_err(io_error("setting room aside in"))?;
         let damaged = recovered.damage.is_some();

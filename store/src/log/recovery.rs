@@ -8,7 +8,8 @@ use std::{io, path::PathBuf, sync::Arc};
 use kimberlite_consensus::{Header, Identity, Op, Superblock};
 
 use super::{
-    END_MARK_BYTES, FOLDER, HEAD_SAID_BYTES, Head, SEGMENT_HEAD_BYTES, SEGMENT_SUFFIX, Segment,
+    END_MARK_BYTES, End, FOLDER, HEAD_SAID_BYTES, Head, SEGMENT_HEAD_BYTES, SEGMENT_SUFFIX,
+    Segment,
     chunks::{CHUNK_BYTES, Chunks},
     create_segment, decode_segment_head, end_mark, end_segment,
     frame::{FRAME_HEAD_BYTES, FrameHead, Section, SectionRuns, front_length},
@@ -69,6 +70,15 @@ pub(crate) struct Recovery {
     pub(crate) segments: usize,
     /// The end of the log is damaged: what came last is unknown.
     pub(crate) damage: Option<Damage>,
+}
+
+impl Recovery {
+    /// Where to go on.
+    pub(crate) fn end(&self) -> End {
+        let root = Identity::root(self.superblock.cluster);
+        let tip = self.tip.as_ref().map_or(root, Header::identity);
+        End { segment: Arc::clone(&self.segment), at: self.at, tip }
+    }
 }
 
 fn io_error<'a>(action: &'static str, path: &'a str) -> impl FnOnce(io::Error) -> OpenError + 'a {

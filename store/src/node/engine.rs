@@ -78,6 +78,8 @@ pub(crate) enum Stop {
 struct Placed {
     header: Header,
     frame: Bytes,
+    /// Its body is known to be what the header says.
+    holds: bool,
 }
 
 /// See the module. `R` is whatever the driver wants back with an answer.
@@ -139,7 +141,7 @@ impl<R> Engine<R> {
         for Uncommitted { header, written, frame } in suffix {
             end = header.identity();
             places.insert(header.op.0, written);
-            pending.insert(header.op.0, Placed { header, frame });
+            pending.insert(header.op.0, Placed { header, frame, holds: true });
         }
         Self {
             machine,
@@ -243,7 +245,7 @@ impl<R> Engine<R> {
     }
 
     fn place(&mut self, header: Header, frame: Bytes, checked: bool) {
-        let placed = Placed { header: header.clone(), frame: frame.clone() };
+        let placed = Placed { header: header.clone(), frame: frame.clone(), holds: checked };
         self.pending.insert(header.op.0, placed);
         self.jobs.push_back(Job::Write { header, frame, checked });
     }
@@ -302,7 +304,9 @@ impl<R> Engine<R> {
 
     fn send_op(&mut self, to: ReplicaId, op: Op, form: Form) {
         let found = match self.pending.get(&op.0) {
-            Some(Placed { header, frame }) => {
+            // It came from another and waits to be written; that it is checked then is too late for this.
+            Some(placed) if !placed.holds && !self.holds(&placed.header, &placed.frame) => None,
+            Some(Placed { header, frame, .. }) => {
                 let head = FrameHead::decode(frame).expect("this frame was encoded here");
                 let body = frame.slice(head.body_at..frame.len() - FRAME_TAIL_BYTES);
                 Some((header.clone(), body))
@@ -336,11 +340,12 @@ impl<R> Engine<R> {
             Job::Truncate { after } => {
                 let behind = self.places.split_off(&(after.0 + 1));
                 if let Some((_, from)) = behind.into_iter().next() {
-                    self.files.log.truncate(&from).map_err(Stop::Disk)?;
-                    self.reader = OpReader::default();
                     let before = self.pending.get(&after.0).map(|p| p.header.identity());
-                    self.end =
+                    let before =
                         before.unwrap_or_else(|| self.machine.replica().committed_identity());
+                    self.files.log.truncate(&from, before).map_err(Stop::Disk)?;
+                    self.reader = OpReader::default();
+                    self.end = before;
                 }
                 Ok(Done::Truncated(after))
             }
@@ -362,6 +367,10 @@ impl<R> Engine<R> {
         if !checked && !self.holds(header, frame) {
             self.step(now_ms, Input::Refused { op, identity })?;
             return Ok(Done::Refused);
+        }
+        // Another op may have taken its place meanwhile.
+        if let Some(placed) = self.pending.get_mut(&op.0).filter(|p| p.header == *header) {
+            (placed.frame, placed.holds) = (frame.clone(), true);
         }
         let written = self.files.log.append(frame, op.0, header.parent)?;
         self.end = identity;
@@ -410,7 +419,7 @@ impl<R> Engine<R> {
             if op > last {
                 break;
             }
-            let Placed { header, frame } = entry.remove();
+            let Placed { header, frame, .. } = entry.remove();
             let written = self.places.remove(&op.0).expect("what is committed is on disk");
             let committed = self.machine.committed(op).unwrap_or_else(|| Committed {
                 header,

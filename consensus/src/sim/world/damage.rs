@@ -65,7 +65,8 @@ impl<H: Host> World<H> {
         let who = self.atlas.get(&op).copied().unwrap_or_default();
         let same = others().filter(|(r, n)| n.damage != Damage::None && who >> r & 1 == 1).count();
         let old = op.0 + LONG_COMMITTED <= self.checker.canonical.len() as u64;
-        old && same < spare && !others().any(|(_, n)| n.is_fresh() || n.wear == Wear::Ruined)
+        let gone = |n: &super::Node<H>| matches!(n.wear, Wear::Ruined | Wear::Replaced);
+        old && same < spare && !others().any(|(_, n)| n.is_fresh() || gone(n))
     }
 
     fn damaged(&mut self, replica: u8, op: Op) {

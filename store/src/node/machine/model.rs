@@ -300,16 +300,9 @@ fn start(simulated: Arc<SimulatedDisk>) -> World {
     .unwrap();
     let tenant = tenants.by_reference(&TENANT).unwrap();
     assert_eq!(recovered.damage, None);
+    let end = recovered.end();
     let (superblock, tip) = (recovered.superblock, recovered.tip);
-    let log = Log::new(
-        disk,
-        superblock.cluster,
-        16 << 10,
-        recovered.segment,
-        recovered.at,
-        recovered.segments,
-    )
-    .unwrap();
+    let log = Log::new(disk, superblock.cluster, 16 << 10, end, recovered.segments).unwrap();
     let mut machine = Machine::new(Replica::new(0, Recovered::alone(superblock, tip)));
     {
         let index = tenant.index.read();
