@@ -89,7 +89,9 @@ fn what_was_read_wrongly_at_a_start_is_not_written_again() {
     let reads = with_each_read_wrong(|disk, wrong| {
         let recovery = recover(disk);
         let before = disk.reads();
-        wrong.into_iter().for_each(|(n, how)| disk.fail_read(n, how));
+        if let Some((n, how)) = wrong {
+            disk.fail_read(n, how);
+        }
         let mut log = open(disk, &recovery);
         let reads = disk.reads() - before;
         let tip = recovery.tip.unwrap();
@@ -109,7 +111,9 @@ fn what_was_read_wrongly_after_a_cut_is_not_written_again() {
         let mut log = open(disk, &recovery);
         let from = Written { segment: recovery.segment, offset: from.offset };
         let before = disk.reads();
-        wrong.into_iter().for_each(|(n, how)| disk.fail_read(n, how));
+        if let Some((n, how)) = wrong {
+            disk.fail_read(n, how);
+        }
         log.truncate(&from, tip.identity()).unwrap();
         let reads = disk.reads() - before;
         for n in [30, 31] {
