@@ -262,6 +262,16 @@ call 401 DELETE "$link"
 json 400 POST /v1/links '{"path":"/v1/nowhere"}'
 json 422 POST /v1/links '{"path":"/v1/events","ttl_s":3601}'
 
+echo 'ask in SQL, as it is and as it was'
+json 200 POST /v1/query '{"sql":"SELECT count(*) AS n FROM events WHERE stream = $1","params":["'"$seat"'"]}'
+has '"columns":[{"name":"n","type":"BIGINT"}],"rows":[['
+json 200 POST /v1/query '{"sql":"SELECT position FROM events AS OF POSITION 1 ORDER BY position","limit":1}'
+next=$(text next)
+call 200 GET "$next"
+has '"next":null'
+json 400 POST /v1/query '{"sql":"SELECT * FROM events FOR UPDATE"}'
+has '"code":"unsupported_sql"'
+
 echo 'a backup, to a folder of the machine that the server runs on'
 json 202 POST /v1/backups '{"folder":"'"$work"'/backup"}'
 has_header 'location: /v1/backups/'

@@ -27,35 +27,43 @@ const FORMATS: [(Format, &str); 4] = [
 impl Format {
     /// The best that the caller accepts; JSON where it does not say.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        let sent = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
-        let ranges: Vec<(&str, f32)> = sent
-            .flat_map(|v| v.split(','))
-            .map(str::trim)
-            .filter(|range| !range.is_empty())
-            .map(|range| {
-                let (kind, parameters) = range.split_once(';').unwrap_or((range, ""));
-                (kind.trim(), quality(parameters))
-            })
-            .collect();
-        let mut best: Option<(Self, f32, usize)> = None;
-        for (format, name) in FORMATS {
-            let Some(place) = closest(&ranges, name) else { continue };
-            let weight = ranges[place].1;
-            let better = best.is_none_or(|(_, other, there)| {
-                weight > other || (weight.total_cmp(&other).is_eq() && place < there)
-            });
-            if weight > 0.0 && better {
-                best = Some((format, weight, place));
-            }
+        choose(headers, &FORMATS)
+    }
+}
+
+/// The best of these formats that the caller accepts; the first where it does not say.
+pub(crate) fn choose<T: Copy>(
+    headers: &HeaderMap,
+    formats: &[(T, &'static str)],
+) -> Result<T, Problem> {
+    let sent = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
+    let ranges: Vec<(&str, f32)> = sent
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
+        .filter(|range| !range.is_empty())
+        .map(|range| {
+            let (kind, parameters) = range.split_once(';').unwrap_or((range, ""));
+            (kind.trim(), quality(parameters))
+        })
+        .collect();
+    let mut best: Option<(T, f32, usize)> = None;
+    for (format, name) in formats {
+        let Some(place) = closest(&ranges, name) else { continue };
+        let weight = ranges[place].1;
+        let better = best.is_none_or(|(_, other, there)| {
+            weight > other || (weight.total_cmp(&other).is_eq() && place < there)
+        });
+        if weight > 0.0 && better {
+            best = Some((*format, weight, place));
         }
-        match best {
-            Some((format, ..)) => Ok(format),
-            None if ranges.is_empty() => Ok(Self::Json),
-            None => {
-                let detail = "Accept one of application/json, application/x-ndjson, text/event-stream and \
-                              application/cloudevents-batch+json.";
-                Err(Problem::new(Code::NotAcceptable, detail))
-            }
+    }
+    match best {
+        Some((format, ..)) => Ok(format),
+        None if ranges.is_empty() => Ok(formats[0].0),
+        None => {
+            let names: Vec<&str> = formats.iter().map(|(_, name)| *name).collect();
+            let detail = format!("Accept one of {}.", names.join(", "));
+            Err(Problem::new(Code::NotAcceptable, detail))
         }
     }
 }

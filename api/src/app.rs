@@ -1,6 +1,6 @@
 //! What every request needs, and the routes.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use axum::{
     Router,
@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use kimberlite_query::{Engine, Settings};
 use kimberlite_store::{
     Store, Tenant,
     words::{Actor, TenantName},
@@ -20,7 +21,7 @@ use crate::{
     body::BodyBudget,
     config::Config,
     docs,
-    limits::{ANSWERS_BYTES_MAX, BODIES_BYTES_MAX},
+    limits::{ANSWERS_BYTES_MAX, BODIES_BYTES_MAX, QUERIES_WAITING_MAX},
     links::LinkKey,
     metrics::{Metrics, StoreFigures},
     observe, openapi,
@@ -32,6 +33,7 @@ use crate::{
 pub struct App {
     pub(crate) store: Store,
     pub(crate) tenant: Tenant,
+    pub(crate) engine: Engine,
     pub(crate) tenant_name: TenantName,
     /// Who a loopback caller without credentials is.
     pub(crate) actor: Actor,
@@ -54,13 +56,23 @@ pub struct App {
 impl App {
     /// For one store, whose folder is `config.data`, and one tenant of it, which requests without
     /// credentials act in.
+    ///
+    /// # Errors
+    /// Where the system has no threads for queries.
     pub fn new(
         store: Store,
         tenant: Tenant,
         tenant_name: TenantName,
         actor: Actor,
         config: Config,
-    ) -> Arc<Self> {
+    ) -> io::Result<Arc<Self>> {
+        let settings = Settings {
+            memory_bytes: config.query_memory_bytes,
+            running_max: config.queries_max,
+            waiting_max: QUERIES_WAITING_MAX,
+            timeout_max: config.query_timeout,
+        };
+        let engine = Engine::start(store.clone(), settings)?;
         let document = openapi::document();
         let json = serde_json::to_string_pretty(&document).expect("documents serialise");
         let bodies = BodyBudget::new(BODIES_BYTES_MAX);
@@ -73,13 +85,15 @@ impl App {
             bodies: bodies.clone(),
             answers: answers.clone(),
             streams: Arc::clone(&streams),
+            engine: engine.clone(),
         };
         let backups = Arc::new(Backups::default());
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             metrics: Metrics::new(figures, Arc::clone(&backups)),
             backups,
             store,
             tenant,
+            engine,
             tenant_name,
             actor,
             config,
@@ -90,7 +104,7 @@ impl App {
             draining: watch::Sender::new(false),
             document,
             document_json: json.into(),
-        })
+        }))
     }
 
     /// Tells followers and readiness that the server stops; backups break off.
@@ -181,7 +195,7 @@ pub(crate) async fn of_tests() -> (Arc<App>, tempfile::TempDir) {
     let tenant = store.create_tenant(actor.clone(), name.clone()).await.unwrap();
     let config =
         Config { send_timeout: std::time::Duration::from_millis(100), ..Config::default() };
-    (App::new(store, tenant, name, actor, config), folder)
+    (App::new(store, tenant, name, actor, config).unwrap(), folder)
 }
 
 /// An answer without a body.

@@ -51,6 +51,12 @@ pub struct Config {
     pub stamped_every: Duration,
     /// Where signing keys are kept; empty: in the data folder.
     pub keys_folder: PathBuf,
+    /// Bytes that one query may hold.
+    pub query_memory_bytes: usize,
+    /// Queries that run at once.
+    pub queries_max: usize,
+    /// The longest time that a query may take.
+    pub query_timeout: Duration,
     /// What is logged.
     pub log_level: String,
 }
@@ -75,6 +81,9 @@ impl Default for Config {
             authority: None,
             stamped_every: Duration::ZERO,
             keys_folder: PathBuf::new(),
+            query_memory_bytes: 0,
+            queries_max: 0,
+            query_timeout: Duration::ZERO,
             log_level: String::new(),
         };
         for key in KEYS {
@@ -326,6 +335,36 @@ pub const KEYS: &[Key] = &[
             config.keys_folder = text.into();
             Ok(())
         },
+    },
+    Key {
+        name: "query.memory_bytes",
+        env: "KIMBERLITE_QUERY_MEMORY_BYTES",
+        default: "268435456",
+        unit: "bytes",
+        what: "What one query may hold of sorted, grouped and joined rows; beyond, it fails with 422.",
+        set: |config, text| {
+            config.query_memory_bytes = number(text, 1 << 20, 1 << 40)? as usize;
+            Ok(())
+        },
+    },
+    Key {
+        name: "query.running_max",
+        env: "KIMBERLITE_QUERY_RUNNING_MAX",
+        default: "4",
+        unit: "queries",
+        what: "Queries that run at one time; 64 more wait for their turn, further ones get 503.",
+        set: |config, text| {
+            config.queries_max = number(text, 1, 1024)? as usize;
+            Ok(())
+        },
+    },
+    Key {
+        name: "query.timeout_ms",
+        env: "KIMBERLITE_QUERY_TIMEOUT_MS",
+        default: "30000",
+        unit: "milliseconds",
+        what: "How long a query may take, its waiting and the sending of its rows included; then it fails with 422. A request may ask for less.",
+        set: |config, text| milliseconds(&mut config.query_timeout, text),
     },
     Key {
         name: "log.level",

@@ -68,3 +68,13 @@ pub const STAMP_ANSWER_BYTES_MAX: usize = 64 << 10;
 pub const STAMP_EVERY_S_MAX: u64 = 366 * 24 * 3600;
 /// HTTP/2 requests in flight on one connection.
 pub const H2_STREAMS_MAX: u32 = 256;
+/// Queries that wait for their turn.
+pub const QUERIES_WAITING_MAX: usize = 64;
+/// Rows of a JSON answer to a query, where the caller does not say.
+pub const QUERY_ROWS: usize = 10_000;
+/// Rows of a JSON answer to a query.
+pub const QUERY_ROWS_MAX: usize = 10_000;
+/// Bytes after which a JSON answer to a query ends early (it holds at least one row).
+pub const QUERY_PAGE_BYTES: usize = 8 << 20;
+/// Bytes of the address of a query's next rows.
+pub const QUERY_NEXT_BYTES_MAX: usize = 32 << 10;

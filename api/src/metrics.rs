@@ -16,6 +16,7 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use kimberlite_query::Engine;
 use kimberlite_store::{Store, Tenant, limits::IDEMPOTENCY_WINDOW_US};
 use prometheus_client::{
     collector::Collector,
@@ -255,6 +256,7 @@ pub(crate) struct StoreFigures {
     pub(crate) bodies: BodyBudget,
     pub(crate) answers: BodyBudget,
     pub(crate) streams: Arc<Room>,
+    pub(crate) engine: Engine,
 }
 
 impl fmt::Debug for StoreFigures {
@@ -316,6 +318,9 @@ impl Collector for StoreFigures {
             let metric = ConstGauge::new(value);
             metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
         };
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        gauge("queries_running", "Queries that run", None, count(self.engine.running()))?;
+        gauge("queries_waiting", "Queries waiting for a turn", None, count(self.engine.waiting()))?;
         gauge("append_queue", "Commands waiting to be written", None, whole(stats.queue_commands))?;
         gauge("segments", "Segment files", None, whole(stats.segments))?;
         // Rounded down: a promise is never told to reach further than it does.

@@ -22,6 +22,7 @@ const ABOUT: &str = "An event store over HTTP and JSON: append events, read and 
     tags(
         (name = "append", description = "Append events"),
         (name = "read", description = "Read and follow events"),
+        (name = "query", description = "SQL over the log, as of any moment"),
         (name = "streams", description = "Streams"),
         (name = "records", description = "Records, and what proves them"),
         (name = "operations", description = "Backups, links, health, metrics"),
@@ -50,6 +51,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(v1::records::read_record_leaf))
         .routes(routes!(v1::records::read_record_opening))
         .routes(routes!(v1::records::read_record_proof))
+        .routes(routes!(v1::query::query, v1::query::continue_query))
         .routes(routes!(v1::log::read_checkpoint))
         .routes(routes!(v1::log::read_stamp))
         .routes(routes!(v1::log::read_tile))

@@ -228,6 +228,18 @@ pub const METRICS: &[Metric] = &[
         "Lines (NDJSON) and frames (SSE) that are read or about to be, and not yet sent, at most 64 MiB: near it new readers          get 503 and those under way wait.",
     ),
     metric(
+        "kimberlite_queries_running",
+        Kind::Gauge,
+        "queries",
+        "Queries that run at this moment, at most query.running_max; one counts until its last row is taken.",
+    ),
+    metric(
+        "kimberlite_queries_waiting",
+        Kind::Gauge,
+        "queries",
+        "Queries that wait for their turn, at most 64; further ones get 503.",
+    ),
+    metric(
         "kimberlite_idempotency_window_seconds",
         Kind::Gauge,
         "seconds",

@@ -1,6 +1,7 @@
 //! Problems (RFC 9457): the one table of everything that can go wrong, and the only place that
 //! knows statuses.
 
+mod query;
 mod store;
 pub(crate) mod witness;
 
@@ -119,6 +120,13 @@ problems! {
     MalformedRequest = "malformed_request", 400, never, None, "The request cannot be understood",
         "The path or the query is not valid percent-encoded UTF-8, or the Host header is \
          missing or given twice.";
+    UnsupportedSql = "unsupported_sql", 400, never, None, "The SQL is not understood, or not supported",
+        "What would not be heeded is refused: it is no SQL, or a statement or clause that this server \
+         does not carry out. `errors` has the line and the column where they are known. Versions of tables are \
+         `t AS OF POSITION n` and `t FOR SYSTEM_TIME AS OF TIMESTAMP '…'`.";
+    InvalidSql = "invalid_sql", 400, never, None, "The SQL does not fit the tables",
+        "A table, column or function is unknown, an operation does not take these types, or a \
+         parameter is missing or of another type. information_schema.columns lists what there is.";
     CredentialsUnknown = "credentials_unknown", 401, never, None, "The credentials are not known",
         "This server has issued no such credentials. A development server takes none: leave the \
          Authorization header out.";
@@ -154,7 +162,9 @@ problems! {
     NotAcceptable = "not_acceptable", 406, never, None,
         "None of the accepted formats can be made here",
         "Accept names no format that this path has. Events come as application/json, \
-         application/x-ndjson, text/event-stream or application/cloudevents-batch+json.";
+         application/x-ndjson, text/event-stream or application/cloudevents-batch+json, answers to \
+         queries as application/json, application/x-ndjson, text/csv or \
+         application/vnd.apache.arrow.stream.";
     BodyTimeout = "body_timeout", 408, again, None, "The body did not arrive in time",
         "The rest of the body did not come within `http.body_timeout_ms`. Nothing of it was \
          applied; lines of a bulk load that were answered before are kept.";
@@ -177,6 +187,10 @@ problems! {
         "It holds something else, lies in a data folder, has backups of another cluster or of a \
          state that this log does not go on from (as after a restore), or its manifest is damaged. \
          Nothing in it was changed. Choose a new folder.";
+    TimeNotClosed = "time_not_closed", 409, again, None, "The time is not over yet",
+        "Records up to this time may still be written, so there is no lasting answer as of it. Times become \
+         closed about a second after they have passed; the metric kimberlite_closed_time_seconds says \
+         how far.";
     StreamDeleted = "stream_deleted", 410, never, None, "The stream is deleted",
         "Its events stay in /v1/events. Appending with ?recreate=true brings it back; its \
          versions go on.";
@@ -209,6 +223,11 @@ problems! {
         "The idempotency key was used with another request",
         "A key stands for one request: its path, its query, its conditions and its body. Take a \
          new key for a new request.";
+    MomentUnknown = "moment_unknown", 422, never, None, "The log has no state as of this moment",
+        "The position lies beyond the log's last record, or the time before its first one.";
+    QueryFailed = "query_failed", 422, never, None, "The query failed on a value",
+        "A division by zero, a number out of range, or a text that is not of the type it is cast to. \
+         The value itself is not shown. TRY_CAST gives NULL for what cannot be cast.";
     BackupFailed = "backup_failed", 422, never, None, "The backup could not be written",
         "Making, writing or reading a file in the folder failed; the detail says which and why. A \
          backup that was there before is still whole.";

@@ -219,7 +219,8 @@ impl Server {
         let name = TenantName::new(TENANT).expect("a plain word");
         let tenant =
             store.create_tenant(actor.clone(), name.clone()).await.map_err(ServeError::Tenant)?;
-        let app = App::new(store, tenant, name, actor, config);
+        let app = App::new(store, tenant, name, actor, config)
+            .map_err(system("starting the query engine"))?;
         let stopping = watch::Sender::new(false);
         let router = app::router(&app);
         let accepting =
@@ -401,7 +402,7 @@ fn raise_file_limit() {
 fn start_log(config: &Config) {
     let level = &config.log_level;
     let filter = format!(
-        "error,kimberlite_api={level},kimberlite_store={level},kimberlite_consensus={level}"
+        "error,kimberlite_api={level},kimberlite_query={level},kimberlite_store={level},kimberlite_consensus={level}"
     );
     let log =
         tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(EnvFilter::new(filter));

@@ -12,6 +12,7 @@ pub(crate) mod links;
 pub(crate) mod log;
 pub(crate) mod new_event;
 pub(crate) mod path;
+pub(crate) mod query;
 pub(crate) mod read;
 pub(crate) mod receipt;
 pub(crate) mod records;

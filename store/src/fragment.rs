@@ -143,7 +143,7 @@ impl RecordReader {
     }
 
     /// Reads a record's payload run alone.
-    fn load_payloads(
+    pub(crate) fn load_payloads(
         &mut self,
         segment: &Arc<Segment>,
         entry: &RecordEntry,
@@ -201,7 +201,7 @@ impl RecordReader {
     }
 
     /// The loaded record taken apart.
-    fn parts(&self, entry: &RecordEntry) -> Result<Parts<'_>, ReadError> {
+    pub(crate) fn parts(&self, entry: &RecordEntry) -> Result<Parts<'_>, ReadError> {
         let wrong = |what| self.damage(entry, what);
         let mut parts = Parts::default();
         let mut run = &self.payloads[..];
@@ -341,12 +341,13 @@ fn push_json(out: &mut Vec<u8>, json: &[u8], one_line: bool) {
     }
 }
 
+/// JSON of an event's payloads.
 #[derive(Default)]
-struct Parts<'a> {
-    data: Option<&'a [u8]>,
-    metadata: Option<&'a [u8]>,
+pub(crate) struct Parts<'a> {
+    pub(crate) data: Option<&'a [u8]>,
+    pub(crate) metadata: Option<&'a [u8]>,
     occurred_at: Option<&'a [u8]>,
-    tags: Option<&'a [u8]>,
+    pub(crate) tags: Option<&'a [u8]>,
 }
 
 /// Text of neighbouring records in one shape, each event with what separates it from the next.

@@ -20,6 +20,7 @@ pub mod limits;
 pub mod proof;
 pub mod read;
 pub mod restore;
+pub mod scan;
 pub mod verify;
 pub mod words;
 

@@ -331,7 +331,7 @@ impl Node {
         let (sender, receiver) = sync_channel(QUEUE_COMMANDS_MAX);
         let counters = Arc::new(Counters::default());
         counters.segments.store(files.log.segments, Ordering::Relaxed);
-        counters.closed_us.store(replica.closed_us(), Ordering::Relaxed);
+        counters.closed_us.store(replica.closed_us(), Ordering::Release);
         let engine = Engine::new(Machine::new(replica), files, checkpoints, tenants, suffix);
         let node = Self {
             receiver,
@@ -372,7 +372,7 @@ impl Node {
             }
             self.counters
                 .closed_us
-                .store(self.engine.machine.replica().closed_us(), Ordering::Relaxed);
+                .store(self.engine.machine.replica().closed_us(), Ordering::Release);
             if let Next::Close(closed) = next {
                 let _caller_left = closed.send(()).is_err();
                 return Ok(());

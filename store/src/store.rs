@@ -2,6 +2,7 @@
 
 mod cosigned;
 mod evidence;
+mod snapshots;
 mod stamped;
 mod stats;
 
@@ -495,7 +496,7 @@ impl Store {
     ) -> Result<Vec<StreamInfo>, ReadError> {
         let read = move |reader: Reader<'_>| {
             let found = reader.tenant.streams(&prefix, after.as_deref(), limit)?;
-            Ok(found.iter().map(crate::index::StreamState::info).collect())
+            Ok(found.iter().map(|(_, state)| state.info()).collect())
         };
         self.reading(tenant, false, read).await
     }

@@ -114,13 +114,13 @@ impl TenantShared {
         self.derived.as_ref().map_or(Ok(NO_RUN), |derived| derived.last_run(stream))
     }
 
-    /// Streams whose names start with `prefix`, in byte order behind `after`.
+    /// Streams whose names start with `prefix`, in byte order behind `after`, with their numbers.
     pub(crate) fn streams(
         &self,
         prefix: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<StreamState>, ReadError> {
+    ) -> Result<Vec<(u32, StreamState)>, ReadError> {
         let from = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
@@ -133,7 +133,10 @@ impl TenantShared {
             names.extend(derived.names(range, limit)?);
         }
         let with_prefix = names.into_iter().take_while(|(n, _)| n.as_str().starts_with(prefix));
-        with_prefix.take(limit).filter_map(|(_, id)| self.stream_state(id).transpose()).collect()
+        let states = with_prefix.take(limit).filter_map(|(_, id)| {
+            Some(self.stream_state(id).transpose()?.map(|state| (id, state)))
+        });
+        states.collect()
     }
 
     /// Notes damage; the first stays.

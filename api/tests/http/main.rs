@@ -10,6 +10,7 @@ mod follow;
 mod log;
 mod operations;
 mod protocol;
+mod query;
 mod read;
 mod refused;
 mod settings;

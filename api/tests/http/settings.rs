@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    server, stamps,
+    query as queries, server, stamps,
     support::{Frames, PATIENCE, Server},
 };
 
@@ -164,6 +164,9 @@ async fn every_setting_has_an_effect() {
             "timestamps.url" => stamps::url(key.env, folder.path()).await,
             "timestamps.every_s" => stamps::every(key.env, folder.path()).await,
             "keys.folder" => keys(key.env, folder.path()).await,
+            "query.memory_bytes" => queries::memory(&with("1048576")).await,
+            "query.running_max" => queries::running(&with("1")).await,
+            "query.timeout_ms" => queries::timeout(&with("200")).await,
             "log.level" => log_level(key.env),
             unknown => panic!("no test shows an effect of {unknown}"),
         }

@@ -32,7 +32,8 @@ async fn router() -> (Router, (Store, Tenant), tempfile::TempDir) {
     let (actor, name) = (Actor::new("operator").unwrap(), TenantName::new("dev").unwrap());
     let tenant = store.create_tenant(actor.clone(), name.clone()).await.unwrap();
     let log = (store.clone(), tenant.clone());
-    (app::router(&App::new(store, tenant, name, actor, Config::default())), log, folder)
+    let app = App::new(store, tenant, name, actor, Config::default()).unwrap();
+    (app::router(&app), log, folder)
 }
 
 /// What a time authority would have done.

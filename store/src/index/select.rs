@@ -128,7 +128,9 @@ impl Search<'_> {
 
 /// The run before the one at `first` that has a stream.
 fn previous_run(view: &View, stream: u32, first: u64) -> Result<u64, ReadError> {
-    Ok(match view.slice_of(first) {
+    // It may lie behind what this view shows of the log.
+    let at = view.slices.partition_point(|slice| slice.first() <= first).checked_sub(1);
+    Ok(match at.map(|at| &view.slices[at]) {
         Some(Slice::Disk(run)) => run.stream(stream)?.map_or(NO_RUN, |(_, previous)| previous),
         // The database speaks of a run that this view has in memory still.
         Some(Slice::Memory(part)) => {
