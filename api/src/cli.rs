@@ -18,7 +18,9 @@ mod import;
 mod keys;
 mod problem;
 mod progress;
+mod query;
 mod read;
+mod repl;
 mod restore;
 mod sse;
 mod tail;
@@ -90,6 +92,10 @@ enum Command {
     Read(Calling<read::ReadArgs>),
     /// Print events and go on as they come, across lost connections, until Ctrl-C.
     Tail(Calling<tail::TailArgs>),
+    /// Ask in SQL and print the rows.
+    Query(Calling<query::QueryArgs>),
+    /// Ask in SQL by hand, with completion and history.
+    Repl(repl::ReplArgs),
     /// Load a CSV or NDJSON file; a second run of the same file adds nothing.
     Import(Calling<import::ImportArgs>),
     /// Drive a running server with synthetic work and print how fast it answers.
@@ -129,6 +135,10 @@ enum CliError {
     Read(#[from] read::ReadError),
     #[error(transparent)]
     Tail(#[from] tail::TailError),
+    #[error(transparent)]
+    Query(#[from] query::QueryError),
+    #[error(transparent)]
+    Repl(#[from] repl::ReplError),
     #[error(transparent)]
     Import(#[from] import::ImportError),
     #[error(transparent)]
@@ -195,6 +205,8 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Append(Calling { args, global }) => append::run(&args, &global)?,
         Command::Read(Calling { args, global }) => read::run(&args, &global)?,
         Command::Tail(Calling { args, global }) => tail::run(&args, &global)?,
+        Command::Query(Calling { args, global }) => query::run(&args, &global)?,
+        Command::Repl(args) => repl::run(args)?,
         Command::Import(Calling { args, global }) => import::run(&args, &global)?,
         Command::Bench(Calling { args, global }) => bench::run(&args, &global)?,
         Command::Backup(Calling { args, global }) => backup::run(&args, &global)?,
@@ -223,6 +235,8 @@ impl CliError {
             | Self::Witness(_)
             | Self::Read(_)
             | Self::Tail(_)
+            | Self::Query(_)
+            | Self::Repl(_)
             | Self::Restore(_)
             | Self::Keys(_)
             | Self::Explain(_) => false,
@@ -235,6 +249,8 @@ fn output_closed(error: &CliError) -> bool {
     let (CliError::Explain(cause)
     | CliError::Append(append::AppendError::Output(cause))
     | CliError::Read(read::ReadError::Output(cause))
+    | CliError::Query(query::QueryError::Output(cause))
+    | CliError::Repl(repl::ReplError::Query(query::QueryError::Output(cause)))
     | CliError::Keys(keys::KeysError::Output(cause))
     | CliError::Tail(tail::TailError::Output(cause))) = error
     else {

@@ -9,6 +9,7 @@ mod bench;
 mod fake;
 mod import;
 mod offline;
+mod query;
 mod read;
 mod tail;
 mod verify;
