@@ -214,7 +214,8 @@ problems! {
         "The Host header names neither a loopback name or address nor one of `http.hosts`. This \
          keeps web pages from reaching the server through a name that they control.";
     LimitExceeded = "limit_exceeded", 422, never, None, "A limit is exceeded",
-        "`errors` says which. Nothing is cut to fit.";
+        "`errors` says which. Nothing is cut to fit. A tenant has at most 65,536 event types, for \
+         good: what varies from event to event belongs into tags, streams or data.";
     SubjectsUnavailable = "subjects_unavailable", 422, never, None,
         "Subjects are not available yet",
         "This version cannot seal and erase the data of subjects, so it takes no events that \

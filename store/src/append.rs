@@ -203,6 +203,11 @@ pub enum Rejection {
     StreamDeleted(StreamName),
     /// There is no such stream to delete.
     StreamUnknown(StreamName),
+    /// The tenant has as many event types as there can be ([`crate::limits::TYPES_MAX`]).
+    TypesExhausted {
+        /// The first one for which there is no room.
+        event_type: EventType,
+    },
     /// A boundary's `after` is no position of this log, so nothing can be said of what lies behind it.
     Diverged {
         /// The position it names.

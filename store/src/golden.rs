@@ -150,7 +150,8 @@ fn append(
         events: vec![event],
     };
     let actor = NameUse { name: Actor::new("gateway").unwrap(), seen: actor };
-    PreparedAppend { actor, appends: vec![stream], conditions: Vec::new(), idempotency: None }
+    let (appends, conditions) = (vec![stream], Vec::new());
+    PreparedAppend { actor, appends, conditions, idempotency: None, types_seen: 0 }
 }
 
 /// An event that is the first to use its names, with every payload that this version writes for events.

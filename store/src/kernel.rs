@@ -25,7 +25,7 @@ pub(crate) use window::{Recent, TenantWindow};
 use crate::{
     append::{Actual, Expected, FailedCondition, MatchItem, Place, Receipt, Rejection},
     index::StreamHead,
-    limits::IDEMPOTENCY_WINDOW_US,
+    limits::{IDEMPOTENCY_WINDOW_US, TYPES_MAX},
     record::{Payloads, RecordKind},
     words::{Actor, EventType, Position, Reference, StreamName, Tag, Version},
 };
@@ -125,6 +125,7 @@ pub(crate) fn decide_append<'a>(
             });
         }
     }
+    check_types(window, seen_at, command.types_seen, &types_made)?;
     Ok(Decision::Write(effects))
 }
 
@@ -370,6 +371,23 @@ fn check_boundaries(window: &TenantWindow, command: &PreparedAppend) -> Result<(
     Ok(())
 }
 
+/// Callers choose types, and each stays in memory for good.
+fn check_types(
+    window: &TenantWindow,
+    seen_at: u64,
+    seen: usize,
+    made: &[(&EventType, Reference)],
+) -> Result<(), Refusal> {
+    if made.is_empty() {
+        return Ok(());
+    }
+    let room = TYPES_MAX.saturating_sub(seen + window.types_since(seen_at));
+    match made.get(room) {
+        Some((first, _)) => Err(Rejection::TypesExhausted { event_type: (*first).clone() }.into()),
+        None => Ok(()),
+    }
+}
+
 fn check_conditions(
     window: &TenantWindow,
     seen_at: u64,
@@ -477,6 +495,7 @@ mod tests {
             appends: vec![stream],
             conditions: Vec::new(),
             idempotency: Some(key),
+            types_seen: 0,
         }
     }
 
@@ -497,5 +516,61 @@ mod tests {
             let Ok(Decision::Write(effects)) = new else { panic!("{new:?}") };
             assert!(effects[0].idempotency.is_some(), "the key is kept anew");
         }
+    }
+
+    /// Events of new types `0`, `1`, .. of which `seen` others are known, and no key.
+    fn of_new_types(numbers: std::ops::Range<u8>, seen: usize) -> PreparedAppend {
+        let mut append = under_a_used_key([4; 32]);
+        append.idempotency = None;
+        append.types_seen = seen;
+        append.appends[0].events = numbers
+            .map(|n| {
+                let name = EventType::new(&n.to_string()).unwrap();
+                let payloads = Payloads::name(PayloadKind::TypeName, name.as_str());
+                PreparedEvent {
+                    id: [n; 16],
+                    client_id: false,
+                    event_type: NameUse { name, seen: Seen::Fresh(Reference([n; 16]), payloads) },
+                    payloads: Payloads::name(PayloadKind::Data, "x"),
+                    tags: Vec::new(),
+                }
+            })
+            .collect();
+        append
+    }
+
+    #[test]
+    fn a_tenant_has_no_more_types_than_there_can_be() {
+        let refused = |window: &TenantWindow, append: &PreparedAppend| match decide_append(
+            window, SEEN_AT, 0, append,
+        ) {
+            Ok(Decision::Write(effects)) => {
+                assert_eq!(effects.len(), append.appends[0].events.len());
+                None
+            }
+            Err(Refusal::Rejected(Rejection::TypesExhausted { event_type })) => {
+                Some(event_type.to_string())
+            }
+            other => panic!("{other:?}"),
+        };
+        let mut window = TenantWindow::new(SEEN_AT, Hash::default());
+        assert_eq!(refused(&window, &of_new_types(0..3, TYPES_MAX - 3)), None);
+        assert_eq!(refused(&window, &of_new_types(0..3, TYPES_MAX - 2)).as_deref(), Some("2"));
+        assert_eq!(refused(&window, &of_new_types(0..3, TYPES_MAX)).as_deref(), Some("0"));
+        // One type in an op that was committed since, one in an op in flight.
+        for op in [1, 2] {
+            let writes = window.open(op);
+            writes.next += 1;
+            let name = EventType::new(&format!("{}", op - 1)).unwrap();
+            writes.types.insert(name, Reference([op as u8; 16]));
+        }
+        window.commit(1);
+        assert_eq!(refused(&window, &of_new_types(0..2, TYPES_MAX)), None, "both are known");
+        assert_eq!(refused(&window, &of_new_types(0..5, TYPES_MAX - 5)), None);
+        assert_eq!(refused(&window, &of_new_types(0..5, TYPES_MAX - 4)).as_deref(), Some("4"));
+        // Who looked later has counted the first of them already.
+        let append = of_new_types(2..5, TYPES_MAX - 4);
+        let later = decide_append(&window, SEEN_AT + 1, 0, &append);
+        assert!(matches!(later, Ok(Decision::Write(_))), "{later:?}");
     }
 }

@@ -14,6 +14,8 @@ pub const CONDITIONS_MAX: usize = 100;
 pub const MATCH_ITEMS_MAX: usize = 32;
 /// Bytes of a stream name, a type, a tag or a subject.
 pub const NAME_BYTES_MAX: usize = 256;
+/// Event types of one tenant, for good: all of them lie in memory (about 30 MiB where each name is as long as can be).
+pub const TYPES_MAX: usize = 65_536;
 /// Tags of one event.
 pub const TAGS_MAX: usize = 32;
 /// Subjects of one event.

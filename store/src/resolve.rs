@@ -32,10 +32,11 @@ pub(crate) fn append(
     if bytes > COMMAND_BYTES_MAX {
         return Err(AppendError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
     }
-    let (view, actor, mut types) = {
+    let (view, actor, mut types, known) = {
         let index = tenant.index.read();
         let types = events.iter().map(|events| types_seen(&index, events)).collect::<Vec<_>>();
-        (index.view(), actor_use(&index, &command.actor), types.into_iter())
+        let known = index.names.types.list.len();
+        (index.view(), actor_use(&index, &command.actor), types.into_iter(), known)
     };
     let seen_at = view.count;
     let mut prepared = PreparedAppend {
@@ -43,6 +44,7 @@ pub(crate) fn append(
         appends: Vec::with_capacity(events.len()),
         conditions: Vec::new(),
         idempotency: None,
+        types_seen: known,
     };
     for (asked, mut events) in command.appends.iter().zip(events) {
         for (event, seen) in events.iter_mut().zip(types.next().into_iter().flatten()) {
@@ -378,6 +380,11 @@ pub(crate) fn lines(
         let (one, at) = append(tenant, &command)?;
         prepared.push(one);
         seen_at = seen_at.min(at);
+    }
+    // What came since the first of them was looked up is in the window, and is not to count twice.
+    let types_seen = prepared.first().map_or(0, |first| first.types_seen);
+    for one in &mut prepared {
+        one.types_seen = types_seen;
     }
     Ok((prepared, seen_at))
 }

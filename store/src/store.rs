@@ -266,7 +266,7 @@ impl Store {
             let (prepared, seen_at) = resolve::append(tenant, &append).inspect_err(|e| {
                 note_append_damage(tenant, e);
             })?;
-            let bytes = prepared.stored_bytes();
+            let bytes = prepared.held_bytes();
             let command = PreparedCommand::Append(prepared);
             match self.decide(tenant, seen_at, command, bytes).await? {
                 Answer::Appended { receipts, replayed, count } => {
@@ -307,7 +307,7 @@ impl Store {
             let before = receipts.len();
             let (prepared, seen_at) = resolve::lines(tenant, actor, &lines[before..])
                 .inspect_err(|e| note_append_damage(tenant, e))?;
-            let bytes = prepared.iter().map(PreparedAppend::stored_bytes).sum();
+            let bytes = prepared.iter().map(PreparedAppend::held_bytes).sum();
             let command = PreparedCommand::Lines(prepared);
             match self.decide(tenant, seen_at, command, bytes).await? {
                 Answer::Lines { receipts: mut done, stop } => {

@@ -5,9 +5,10 @@ use kimberlite_store::{
     append::{AppendError, FailedCondition, Place, Rejection},
     backup::BackupError,
     error::{Damage, ReadError},
+    limits::TYPES_MAX,
 };
 
-use super::{Code, Problem};
+use super::{Code, FieldError, Problem};
 use crate::v1::{ActualBody, ExpectedBody, FailedConditionBody};
 
 impl From<Damage> for Problem {
@@ -135,6 +136,15 @@ impl From<Rejection> for Problem {
             }
             Rejection::StreamUnknown(stream) => {
                 Self::new(Code::StreamUnknown, format!("There is no stream {stream}."))
+            }
+            Rejection::TypesExhausted { event_type } => {
+                let detail = format!(
+                    "The type {event_type} would be one more than the {TYPES_MAX} of a tenant. Use \
+                     tags or streams for what varies."
+                );
+                let (pointer, parameter) = (None, None);
+                let errors = vec![FieldError { pointer, parameter, detail }];
+                Self::fields(Code::LimitExceeded, errors)
             }
             Rejection::Diverged { position } => Self::new(
                 Code::Diverged,

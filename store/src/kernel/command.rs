@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::{
-    append::{Expected, MatchItem, Receipt},
+    append::{Expected, MatchItem, NewEvent, Receipt},
     index::StreamHead,
     record::Payloads,
     words::{Actor, EventType, Position, Reference, StreamName, Tag},
@@ -40,12 +40,15 @@ pub(crate) struct PreparedAppend {
     pub(crate) appends: Vec<StreamUse>,
     pub(crate) conditions: Vec<PreparedCondition>,
     pub(crate) idempotency: Option<PreparedIdempotency>,
+    /// How many event types the tenant had then.
+    pub(crate) types_seen: usize,
 }
 
 impl PreparedAppend {
-    /// Bytes that its events take, for the queue's bound.
-    pub(crate) fn stored_bytes(&self) -> usize {
-        self.appends.iter().flat_map(|a| &a.events).map(|e| e.payloads.stored.len() + 256).sum()
+    /// Bytes that its events take while it waits, for the queue's bound: mostly of payloads, but a thousand events
+    /// without any are not nothing.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.appends.iter().flat_map(|a| &a.events).map(PreparedEvent::held_bytes).sum()
     }
 }
 
@@ -119,6 +122,15 @@ pub(crate) struct PreparedEvent {
     pub(crate) event_type: NameUse<EventType>,
     pub(crate) payloads: Payloads,
     pub(crate) tags: Vec<Tag>,
+}
+
+impl PreparedEvent {
+    /// With what the caller asked for, which is kept until the answer.
+    fn held_bytes(&self) -> usize {
+        let payloads = self.payloads.stored.len() + size_of_val(&*self.payloads.heads);
+        let tags = 2 * size_of_val(&*self.tags);
+        size_of::<Self>() + size_of::<NewEvent>() + payloads + tags
+    }
 }
 
 /// What was known of the ids of one stream's events.

@@ -182,6 +182,12 @@ impl TenantWindow {
         overlay.or_else(|| self.types.get(name)).copied()
     }
 
+    /// How many types records from position `since` on introduced; it lies between two ops, at or behind the base.
+    pub(crate) fn types_since(&self, since: u64) -> usize {
+        let ops = self.overlay.iter().rev().chain(self.committed.iter().rev());
+        ops.take_while(|w| w.next > since).map(|w| w.types.len()).sum()
+    }
+
     pub(crate) fn knows_actor(&self, name: &Actor) -> bool {
         self.overlay.iter().any(|w| w.actors.contains(name)) || self.actors.contains(name)
     }

@@ -6,6 +6,7 @@ use kimberlite_store::{
         Actual, Append, AppendError, Condition, DeleteStream, Expected, FailedCondition,
         Idempotency, MatchItem, NewEvent, Place, Rejection,
     },
+    limits::TYPES_MAX,
     read::{After, Direction, Filter, Selection, Shape, Source},
     words::{EventType, Position, Tag, TenantName, Timestamp, Version},
 };
@@ -537,4 +538,33 @@ async fn a_quiet_store_promises_later_times_and_keeps_that() {
     drop((store, tenant));
     let (store, _tenant) = open(folder.path()).await;
     assert!(store.stats().closed_us >= promised);
+}
+
+#[tokio::test]
+async fn types_are_refused_once_there_are_as_many_as_there_can_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, tenant) = open(folder.path()).await;
+    let numbered =
+        |n: std::ops::Range<usize>| n.map(|n| event(&format!("t-{n}"), "1")).collect::<Vec<_>>();
+    let mut made = 0;
+    while made < TYPES_MAX {
+        let more = numbered(made..(made + 1000).min(TYPES_MAX));
+        made += more.len();
+        store.append(&tenant, append("s", Expected::Any, more)).await.unwrap();
+    }
+    let known = append("s", Expected::Any, numbered(TYPES_MAX - 1..TYPES_MAX));
+    let new = append("s", Expected::Any, numbered(TYPES_MAX - 1..TYPES_MAX + 1));
+    let exhausted = EventType::new(&format!("t-{TYPES_MAX}")).unwrap();
+    let exhausted = Rejection::TypesExhausted { event_type: exhausted };
+    assert_eq!(rejection(store.append(&tenant, new.clone()).await), exhausted);
+    store.append(&tenant, known.clone()).await.unwrap();
+    let lines = [known.appends.clone(), new.appends.clone(), known.appends.clone()].concat();
+    let done = store.append_lines(&tenant, actor(), lines).await;
+    assert_eq!(done.receipts.len(), 1);
+    assert!(matches!(done.refused, Some(AppendError::Rejected(r)) if r == exhausted));
+    store.close().await;
+    drop((store, tenant));
+    let (store, tenant) = open(folder.path()).await;
+    assert_eq!(rejection(store.append(&tenant, new).await), exhausted);
+    store.append(&tenant, known).await.unwrap();
 }
