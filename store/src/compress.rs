@@ -33,6 +33,8 @@ pub(crate) struct CompressCounters {
     pub(crate) segments: AtomicU64,
     pub(crate) before: AtomicU64,
     pub(crate) after: AtomicU64,
+    /// Times that one could not be compressed.
+    pub(crate) failed: AtomicU64,
 }
 
 /// The thread; it ends with this.
@@ -179,6 +181,7 @@ impl Rounds {
                 Err(PackError::Failed(error)) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(path, error, "a segment could not be compressed");
+                    self.shared.counters.failed.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
             }
@@ -216,8 +219,12 @@ mod tests {
     use crate::{
         Options, Store, Tenant,
         append::{Append, Expected, NewEvent, StreamAppend},
-        disk::RealDisk,
+        disk::{
+            RealDisk,
+            simulated::{Fault, SimulatedDisk},
+        },
         error::ReadError,
+        log::{Head, create_segment, end_segment},
         read::{After, Direction, Filter, Selection, Shape, Source},
         verify::{Finding, FindingKind, Progress, Watcher, verify},
         words::{Actor, EventType, StreamName, TenantName},
@@ -450,5 +457,49 @@ mod tests {
         let listed = std::fs::read_dir(folder.path().join("log")).unwrap();
         assert!(listed.flatten().all(|f| f.path().extension().is_none_or(|e| e != "new")));
         store.close().await;
+    }
+
+    /// A disk with a closed segment and an open one, and what compresses it.
+    fn rounds() -> (Arc<SimulatedDisk>, Rounds) {
+        let (disk, cluster) = (SimulatedDisk::new(), [3; 16]);
+        let parent = kimberlite_consensus::Identity::root(cluster);
+        for first_op in [1, 2] {
+            let head = Head { cluster, first_op, parent };
+            let segment = create_segment(&*disk, head, 64 << 10).unwrap();
+            if first_op == 1 {
+                end_segment(&*segment.file(), 40 << 10, 2).unwrap();
+            }
+        }
+        let on = Arc::clone(&disk) as Arc<dyn Disk>;
+        let mut rounds = Rounds::new(on, cluster, Arc::default(), Arc::default());
+        rounds.patient = false;
+        (disk, rounds)
+    }
+
+    #[test]
+    fn what_fails_is_counted_and_tried_again_but_not_a_sync() {
+        let counted = |rounds: &Rounds| {
+            let counters = &rounds.shared.counters;
+            [&counters.segments, &counters.failed].map(|n| n.load(Ordering::Relaxed))
+        };
+        // The first write; the sync of the file, and then of its name.
+        for (n, fault, goes_on) in [
+            (2, Fault::Error, true),
+            (2, Fault::Full, true),
+            (5, Fault::Full, true),
+            (5, Fault::Error, false),
+            (7, Fault::Error, false),
+        ] {
+            let (disk, mut rounds) = rounds();
+            disk.fail(n, fault);
+            let what = format!("{fault:?} at operation {n}");
+            assert_eq!(rounds.run(), goes_on, "{what}");
+            assert_eq!(counted(&rounds), [0, u64::from(goes_on)], "{what}");
+            assert_eq!(disk.create("log/other").is_ok(), goes_on, "{what}: the process stops");
+            if goes_on {
+                assert!(rounds.run());
+                assert_eq!(counted(&rounds), [1, 1], "{what}");
+            }
+        }
     }
 }

@@ -65,6 +65,8 @@ pub(crate) trait Disk: Debug + Send + Sync {
     fn sync_folder(&self, folder: &str) -> io::Result<()>;
     /// Whether room ahead of the log and checkpoints may be prepared by threads beside the log's owner.
     fn works_beside(&self) -> bool;
+    /// How room is prepared ahead of the log, if it is.
+    fn ahead(&self) -> Option<Pace>;
     /// Ends the process: what the disk holds is unknown now, and only recovery can tell. The caller does
     /// nothing further, should this come back.
     fn fatal(&self);
@@ -90,7 +92,27 @@ pub(crate) trait DiskFile: Debug + Send + Sync {
     fn reserve(&self, length: u64) -> io::Result<()>;
     /// Writes zeros, durably. `from` and `to` are multiples of [`PAGE_BYTES`], and nothing else is written
     /// between them meanwhile.
-    fn write_zeros(&self, from: u64, to: u64) -> io::Result<()>;
+    fn write_zeros(&self, from: u64, to: u64) -> Result<(), ZerosError>;
+}
+
+/// Why zeros are not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ZerosError {
+    /// Nothing was synced, so nothing else is in doubt.
+    #[error("zeros were not written")]
+    Unwritten(#[from] io::Error),
+    /// What the disk holds is unknown.
+    #[error("zeros were not synced")]
+    Unsynced(#[source] io::Error),
+}
+
+/// How far ahead room is prepared, in which steps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Zeros are written where fewer bytes than this are ready.
+    pub(crate) ahead: u64,
+    /// Bytes written at once, a multiple of [`PAGE_BYTES`].
+    pub(crate) step: u64,
 }
 
 /// What the operating system reads and writes at once: writing less of a page may read it first.

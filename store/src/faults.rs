@@ -6,15 +6,17 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
     Store, Tenant,
-    append::{Append, DeleteStream, Expected, NewEvent, Receipt, StreamAppend},
+    append::{
+        Append, AppendError, DeleteStream, Expected, Idempotency, NewEvent, Receipt, StreamAppend,
+    },
     checkpoint::Due,
     compress::compress_all,
     disk::{
-        Disk,
+        Disk, PAGE_BYTES, Pace,
         simulated::{Fault, ReadFault, SimulatedDisk},
     },
-    error::OpenError,
-    log::recovery,
+    error::{OpenError, ReadError},
+    log::{recovery, superblock::SuperblockFile},
     read::{After, Direction, Filter, Selection, Shape, Source},
     words::{Actor, EventType, StreamName, TenantName},
 };
@@ -23,6 +25,13 @@ const SEGMENT_BYTES: u64 = 16 << 10;
 
 fn actor() -> Actor {
     Actor::new("tester").unwrap()
+}
+
+/// Room is prepared ahead of the log, in steps small enough for its segments.
+fn new_disk() -> Arc<SimulatedDisk> {
+    let disk = SimulatedDisk::new();
+    disk.prepare_room(Pace { ahead: 2 * PAGE_BYTES, step: PAGE_BYTES });
+    disk
 }
 
 fn open(disk: &Arc<SimulatedDisk>) -> Result<Store, OpenError> {
@@ -63,7 +72,14 @@ type Log = Vec<(String, u64, u64, String)>;
 
 #[derive(Default)]
 struct Outcome {
+    /// The tenant's creation was acknowledged.
+    tenant: bool,
+    /// Streams whose deletion was, and the one whose deletion failed.
+    deleted: Vec<&'static str>,
+    perhaps_deleted: Option<&'static str>,
     acknowledged: Log,
+    /// What each step's append was answered: a repetition is answered the same.
+    receipts: Vec<(usize, Vec<Receipt>)>,
     /// What the last step would have added, if it failed.
     in_doubt: Vec<(String, String)>,
     failed: bool,
@@ -74,9 +90,11 @@ fn data(step: usize, number: usize, bytes: usize) -> String {
     format!("\"{step}.{number}{}\"", "x".repeat(bytes))
 }
 
+/// A repetition is recognised by its key in every other step, by the events' ids in the others.
 fn command(step: usize, streams: &[(&'static str, usize, usize)]) -> Append {
-    let event = |n: usize, bytes: usize| NewEvent {
-        id: None,
+    let keyed = step.is_multiple_of(2);
+    let event = |stream: &str, n: usize, bytes: usize| NewEvent {
+        id: (!keyed).then(|| id(step, stream, n)),
         event_type: EventType::new("t").unwrap(),
         data: Some(data(step, n, bytes).into()),
         metadata: None,
@@ -87,9 +105,18 @@ fn command(step: usize, streams: &[(&'static str, usize, usize)]) -> Append {
         stream: StreamName::new(stream).unwrap(),
         expected: Expected::Any,
         recreate: false,
-        events: (0..*events).map(|n| event(n, *bytes)).collect(),
+        events: (0..*events).map(|n| event(stream, n, *bytes)).collect(),
     });
-    Append { actor: actor(), appends: appends.collect(), conditions: Vec::new(), idempotency: None }
+    let (appends, conditions) = (appends.collect(), Vec::new());
+    let key = format!("step {step}");
+    let key = Idempotency { key, route: "append", request_digest: [step as u8; 32] };
+    Append { actor: actor(), appends, conditions, idempotency: keyed.then_some(key) }
+}
+
+fn id(step: usize, stream: &str, number: usize) -> uuid::Uuid {
+    let mut bytes = [7; 16];
+    (bytes[13], bytes[14], bytes[15]) = (step as u8, stream.as_bytes()[0], number as u8);
+    uuid::Uuid::from_bytes(bytes)
 }
 
 fn note(outcome: &mut Outcome, step: usize, sizes: &[(&str, usize, usize)], receipts: &[Receipt]) {
@@ -101,9 +128,10 @@ fn note(outcome: &mut Outcome, step: usize, sizes: &[(&str, usize, usize)], rece
             outcome.acknowledged.push((receipt.stream.to_string(), version, position, data));
         }
     }
+    outcome.receipts.push((step, receipts.to_vec()));
 }
 
-/// Runs the script until something fails. `patient` goes on after a full disk.
+/// Runs the script until something fails. `patient` makes room on a full disk and goes on.
 async fn run(disk: &Arc<SimulatedDisk>, steps: usize, patient: bool) -> Outcome {
     let mut outcome = Outcome::default();
     let name = TenantName::new("dev").unwrap();
@@ -117,12 +145,14 @@ async fn run(disk: &Arc<SimulatedDisk>, steps: usize, patient: bool) -> Outcome 
     };
     let mut open = started().await;
     if open.is_err() && patient {
+        disk.make_room();
         open = started().await;
     }
     let Ok(mut open) = open else {
         outcome.failed = true;
         return outcome;
     };
+    outcome.tenant = true;
     for (number, step) in script(steps).iter().enumerate() {
         let mut tries = 0;
         let done = loop {
@@ -132,10 +162,11 @@ async fn run(disk: &Arc<SimulatedDisk>, steps: usize, patient: bool) -> Outcome 
                     let done = store.append(tenant, command(number, sizes)).await;
                     done.map(|done| note(&mut outcome, number, sizes, &done.receipts))
                 }
-                Step::Delete(stream) => {
-                    let stream = StreamName::new(stream).unwrap();
+                Step::Delete(name) => {
+                    let stream = StreamName::new(name).unwrap();
                     let args = DeleteStream { actor: actor(), stream, expected: Expected::Any };
-                    store.delete_stream(tenant, args).await.map(|_| ())
+                    let done = store.delete_stream(tenant, args).await;
+                    done.map(|_| outcome.deleted.push(name))
                 }
                 Step::Compress => {
                     outcome.compressed += compress(disk, store);
@@ -153,10 +184,15 @@ async fn run(disk: &Arc<SimulatedDisk>, steps: usize, patient: bool) -> Outcome 
                     Ok(())
                 }
             };
+            if matches!(done, Err(AppendError::NoRoom)) {
+                let (store, tenant) = &open;
+                assert_eq!(read(store, tenant).await, outcome.acknowledged, "reading goes on");
+            }
             tries += 1;
             if done.is_ok() || !patient || tries == 2 {
                 break done;
             }
+            disk.make_room();
         };
         if done.is_err() {
             outcome.failed = true;
@@ -165,6 +201,9 @@ async fn run(disk: &Arc<SimulatedDisk>, steps: usize, patient: bool) -> Outcome 
                     let data = (0..*events).map(|n| data(number, n, *bytes));
                     outcome.in_doubt.extend(data.map(|d| ((*stream).to_owned(), d)));
                 }
+            }
+            if let Step::Delete(name) = step {
+                outcome.perhaps_deleted = Some(name);
             }
             break;
         }
@@ -179,13 +218,13 @@ fn compress(disk: &Arc<SimulatedDisk>, store: &Store) -> u64 {
     recovery::cluster(&*disk).map_or(0, |cluster| compress_all(&disk, cluster, store.tenants()))
 }
 
-/// Opens what a crash left: every acknowledged event is there, at most the one in doubt beside it, and the log
-/// takes further writes.
+/// Opens what a crash left: every acknowledged event, deletion and tenant is there, at most the one in doubt beside
+/// it, what is repeated is recognised, and the log takes further writes.
 async fn check(disk: Arc<SimulatedDisk>, outcome: &Outcome, what: &str) {
     let store = open(&disk).unwrap_or_else(|e| panic!("{what}: {e}"));
     let name = TenantName::new("dev").unwrap();
     let Some(tenant) = store.tenant(&name) else {
-        assert!(outcome.acknowledged.is_empty(), "{what}: the tenant is gone");
+        assert!(!outcome.tenant, "{what}: the tenant is gone");
         store.create_tenant(actor(), name).await.unwrap_or_else(|e| panic!("{what}: {e}"));
         return store.close().await;
     };
@@ -197,6 +236,17 @@ async fn check(disk: Arc<SimulatedDisk>, outcome: &Outcome, what: &str) {
     assert!(kept == outcome.acknowledged, "{what}: other events than were acknowledged");
     let rest: Vec<_> = rest.iter().map(|(s, _, _, d)| (s.clone(), d.clone())).collect();
     assert!(rest.is_empty() || rest == outcome.in_doubt, "{what}: part of an append");
+    for stream in ["a", "b", "c", "d"] {
+        let deleted = is_deleted(&store, &tenant, stream).await;
+        let perhaps = outcome.perhaps_deleted == Some(stream);
+        assert!(perhaps || deleted == outcome.deleted.contains(&stream), "{what}: {stream}");
+    }
+    for (step, receipts) in &outcome.receipts {
+        let Step::Append(sizes) = &script(usize::MAX)[*step] else { unreachable!() };
+        let again = store.append(&tenant, command(*step, sizes)).await;
+        let again = again.unwrap_or_else(|e| panic!("{what}: step {step} again: {e}"));
+        assert!(again.replayed && again.receipts == *receipts, "{what}: step {step} again");
+    }
     let done = store.append(&tenant, command(99, &[("after", 1, 10)])).await;
     let done = done.unwrap_or_else(|e| panic!("{what}: {e}"));
     let last = found.last().map_or(0, |(_, _, position, _)| *position);
@@ -204,15 +254,24 @@ async fn check(disk: Arc<SimulatedDisk>, outcome: &Outcome, what: &str) {
     store.close().await;
 }
 
+fn everything(source: Source) -> Selection {
+    let (after, filter, direction) = (After::Nothing, Filter::default(), Direction::Forward);
+    let bytes = crate::limits::PAGE_BYTES_MAX;
+    Selection { source, after, filter, direction, limit: 1000, bytes }
+}
+
+/// Of a stream that is not there at all, no.
+async fn is_deleted(store: &Store, tenant: &Tenant, stream: &str) -> bool {
+    let source = Source::Stream { name: StreamName::new(stream).unwrap(), from: None };
+    match store.read_events(tenant, &everything(source)).await {
+        Ok(_) | Err(ReadError::StreamUnknown) => false,
+        Err(ReadError::StreamDeleted) => true,
+        Err(error) => panic!("{stream}: {error}"),
+    }
+}
+
 async fn read(store: &Store, tenant: &Tenant) -> Log {
-    let selection = Selection {
-        source: Source::Log,
-        after: After::Nothing,
-        filter: Filter::default(),
-        direction: Direction::Forward,
-        limit: 1000,
-        bytes: crate::limits::PAGE_BYTES_MAX,
-    };
+    let selection = everything(Source::Log);
     let (events, batch) = store.read_events(tenant, &selection).await.unwrap();
     assert!(batch.finished);
     let text = store.read(tenant, &selection, Shape::Ndjson).await.unwrap();
@@ -226,7 +285,7 @@ async fn read(store: &Store, tenant: &Tenant) -> Log {
 
 #[tokio::test]
 async fn what_has_to_be_waited_for_is_read_all_the_same() {
-    let disk = SimulatedDisk::new();
+    let disk = new_disk();
     let outcome = run(&disk, 9, false).await;
     assert!(!outcome.failed);
     let image = disk.crashed(|| true);
@@ -244,9 +303,7 @@ async fn what_has_to_be_waited_for_is_read_all_the_same() {
     assert!(refused > 0, "nothing was tried without waiting");
     for (stream, version, position, data) in &there {
         let source = Source::Stream { name: StreamName::new(stream).unwrap(), from: None };
-        let (filter, direction) = (Filter::default(), Direction::Forward);
-        let (after, bytes) = (After::Nothing, usize::MAX);
-        let selection = Selection { source, after, filter, direction, limit: 1000, bytes };
+        let selection = everything(source);
         match store.read_events(&tenant, &selection).await {
             Ok((events, _)) => {
                 let same = |e: &crate::read::StoredEvent| e.position.get() == *position;
@@ -273,7 +330,7 @@ fn images(disk: &SimulatedDisk, seed: u64) -> Vec<Arc<SimulatedDisk>> {
 
 #[tokio::test]
 async fn a_failure_at_any_operation_loses_nothing_acknowledged() {
-    let whole = SimulatedDisk::new();
+    let whole = new_disk();
     let outcome = run(&whole, 9, false).await;
     assert!(!outcome.failed && outcome.acknowledged.len() == 11 && outcome.compressed > 1);
     let operations = whole.operations();
@@ -281,7 +338,7 @@ async fn a_failure_at_any_operation_loses_nothing_acknowledged() {
     let mut noticed = 0;
     for fault in [Fault::Error, Fault::Torn, Fault::Power] {
         for n in 1..=operations {
-            let disk = SimulatedDisk::new();
+            let disk = new_disk();
             disk.fail(n, fault);
             let outcome = run(&disk, 9, false).await;
             // A checkpoint that failed is tried again, and a clean stop comes behind the last answer.
@@ -296,11 +353,11 @@ async fn a_failure_at_any_operation_loses_nothing_acknowledged() {
 
 #[tokio::test]
 async fn a_full_disk_refuses_appends_and_takes_them_again() {
-    let whole = SimulatedDisk::new();
+    let whole = new_disk();
     run(&whole, 9, false).await;
     let mut gone_through = 0;
     for n in 1..=whole.operations() {
-        let disk = SimulatedDisk::new();
+        let disk = new_disk();
         disk.fail(n, Fault::Full);
         let outcome = run(&disk, 9, true).await;
         gone_through += u32::from(!outcome.failed);
@@ -311,13 +368,74 @@ async fn a_full_disk_refuses_appends_and_takes_them_again() {
     assert!(gone_through > 10, "{gone_through} runs went on after there was no room");
 }
 
+/// What a disk that stays full is left at, when it was so from each operation on.
+#[tokio::test]
+async fn a_disk_that_stays_full_refuses_appends_until_there_is_room() {
+    let whole = new_disk();
+    run(&whole, 9, false).await;
+    let (mut gone_through, mut stopped) = (0, 0);
+    for n in 1..=whole.operations() {
+        for patient in [false, true] {
+            let disk = new_disk();
+            disk.fail(n, Fault::Filled);
+            let outcome = run(&disk, 9, patient).await;
+            gone_through += u32::from(patient && !outcome.failed);
+            stopped += u32::from(!patient && outcome.failed);
+            for (i, image) in images(&disk, n).into_iter().enumerate() {
+                let what = format!("filled at operation {n}, patient: {patient}, image {i}");
+                check(image, &outcome, &what).await;
+            }
+        }
+    }
+    let all = u32::try_from(whole.operations()).unwrap();
+    assert!(gone_through > all / 2, "{gone_through} of {all} went on once there was room");
+    assert!(stopped > all / 2, "{stopped} of {all} noticed that there was none");
+}
+
+/// Only the room that was set aside is left for what a stop writes.
+#[tokio::test]
+async fn a_full_disk_is_stopped_in_order_by_what_was_set_aside() {
+    let open = |disk: &Arc<SimulatedDisk>| {
+        let due = Due { records: 10_000, bytes: 1 << 30 };
+        Store::open_on(Arc::clone(disk) as Arc<dyn Disk>, 1 << 20, due, None).unwrap()
+    };
+    let name = || TenantName::new("dev").unwrap();
+    let disk = SimulatedDisk::new();
+    let store = open(&disk);
+    let tenant = store.create_tenant(actor(), name()).await.unwrap();
+    assert!(disk.exists("reserve").unwrap());
+    disk.leave_room(16 * PAGE_BYTES);
+    let mut appended = 0;
+    let refused = loop {
+        match store.append(&tenant, command(appended * 2, &[("a", 1, 10)])).await {
+            Ok(_) => appended += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, AppendError::NoRoom), "{refused}");
+    assert!((4..17).contains(&appended), "{appended}");
+    assert_eq!(read(&store, &tenant).await.len(), appended);
+    store.close().await;
+    drop((store, tenant));
+    assert!(!disk.exists("reserve").unwrap(), "its room was needed");
+    let commit = |disk: &SimulatedDisk| SuperblockFile::open(disk).unwrap().1.commit.0;
+    let left = disk.crashed(|| false);
+    // The tenant's own op is the first.
+    assert_eq!(commit(&left), 1 + appended as u64, "the superblock says what was committed");
+    let store = open(&left);
+    assert!(left.exists("reserve").unwrap(), "room is set aside again");
+    let tenant = store.tenant(&name()).unwrap();
+    store.append(&tenant, command(500, &[("a", 1, 10)])).await.unwrap();
+    store.close().await;
+}
+
 #[tokio::test]
 async fn every_loss_of_what_was_not_synced_is_survived() {
-    let whole = SimulatedDisk::new();
+    let whole = new_disk();
     run(&whole, 3, false).await;
     let (mut combinations, mut most) = (0, 0);
     for n in 1..=whole.operations() {
-        let disk = SimulatedDisk::new();
+        let disk = new_disk();
         disk.fail(n, Fault::Power);
         let outcome = run(&disk, 3, false).await;
         let units = disk.units();
@@ -344,7 +462,7 @@ async fn every_loss_of_what_was_not_synced_is_survived() {
 
 #[tokio::test]
 async fn a_read_that_fails_is_an_error_and_changes_nothing() {
-    let disk = SimulatedDisk::new();
+    let disk = new_disk();
     let outcome = run(&disk, 9, false).await;
     let before = disk.reads();
     open(&disk).unwrap().close().await;

@@ -24,7 +24,7 @@ use crate::{
     disk::{DIRECT_BYTES_MIN, Disk, DiskFile, PAGE_BYTES},
     limits::SEGMENT_BYTES_MAX,
 };
-use ahead::{Ahead, Pace, SPARE};
+use ahead::{Ahead, SPARE};
 pub(crate) use fetch::OpReader;
 
 /// The format that this version writes and reads.
@@ -145,9 +145,9 @@ impl Log {
         }
         let (pages, ends) = last_page::read(&*segment.file(), at, tip)?;
         let room = if ends { at } else { segment.file().length()? };
-        let ahead = disk.works_beside().then(|| {
+        let ahead = disk.ahead().map(|pace| {
             let (disk, file) = (Arc::clone(&disk), segment.file());
-            Ahead::start(disk, file, at, room, segment_bytes, Pace::USUAL)
+            Ahead::start(disk, file, at, room, segment_bytes, pace)
         });
         let ahead = ahead.transpose()?;
         Ok(Self { disk, cluster, segment_bytes, segment, at, room, segments, ahead, pages })
@@ -208,7 +208,7 @@ impl Log {
             self.room = self.segment.file().length()?;
             self.at = self.room;
             if let Some(ahead) = &self.ahead {
-                ahead.turn_to(self.segment.file(), self.room);
+                ahead.turn_to(self.segment.file(), self.at, self.room);
             }
         }
         let file = self.segment.file();
@@ -284,7 +284,7 @@ impl Log {
         let next = next.map_err(WriteError::NoRoom)?;
         // Behind this the old file has less room; nothing more is prepared in it.
         if let Some(ahead) = &self.ahead {
-            ahead.turn_to(next.file(), bytes);
+            ahead.turn_to(next.file(), SEGMENT_HEAD_BYTES, bytes);
         }
         end_segment(&*self.segment.file(), self.at, op).map_err(WriteError::Fatal)?;
         self.segment = Arc::new(next);

@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Disk, DiskFile, PAGE_BYTES, RealDisk};
+use super::{Disk, DiskFile, PAGE_BYTES, Pace, RealDisk, ZerosError};
 use crate::index::derived::FOLDER;
 
 /// See the module.
@@ -84,6 +84,10 @@ impl Disk for ReadOnlyDisk {
 
     fn works_beside(&self) -> bool {
         false
+    }
+
+    fn ahead(&self) -> Option<Pace> {
+        None
     }
 
     fn fatal(&self) {}
@@ -171,7 +175,7 @@ impl DiskFile for ReadOnlyFile {
         Err(refused())
     }
 
-    fn write_zeros(&self, _from: u64, _to: u64) -> io::Result<()> {
-        Err(refused())
+    fn write_zeros(&self, _from: u64, _to: u64) -> Result<(), ZerosError> {
+        Err(refused().into())
     }
 }

@@ -17,7 +17,7 @@ use rustix::{
     io::{Errno, ReadWriteFlags, preadv2},
 };
 
-use super::{DIRECT_BYTES_MIN, Disk, DiskFile, PAGE_BYTES, may_wait};
+use super::{DIRECT_BYTES_MIN, Disk, DiskFile, PAGE_BYTES, Pace, ZerosError, may_wait};
 
 /// What goes past the page cache is written in pieces of this many bytes.
 const PIECE_BYTES: usize = 1 << 20;
@@ -87,6 +87,10 @@ impl Disk for RealDisk {
 
     fn works_beside(&self) -> bool {
         true
+    }
+
+    fn ahead(&self) -> Option<Pace> {
+        Some(Pace { ahead: 16 << 20, step: 4 << 20 })
     }
 
     fn fatal(&self) {
@@ -212,7 +216,8 @@ impl DiskFile for RealFile {
     }
 
     // Past the page cache: a sync of the log that comes meanwhile must not have to write these zeros.
-    fn write_zeros(&self, from: u64, to: u64) -> io::Result<()> {
+    // By a descriptor of its own: of a write that failed each descriptor is told once, and the log's owner must be.
+    fn write_zeros(&self, from: u64, to: u64) -> Result<(), ZerosError> {
         let zeros = Aligned::new();
         let direct = self.open_direct()?;
         let mut at = from;
@@ -221,6 +226,6 @@ impl DiskFile for RealFile {
             direct.write_all_at(zeros.piece(n), at)?;
             at += n as u64;
         }
-        Ok(fdatasync(&direct)?)
+        fdatasync(&direct).map_err(|errno| ZerosError::Unsynced(errno.into()))
     }
 }

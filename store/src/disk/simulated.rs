@@ -4,6 +4,9 @@
 //! change of a name since the last sync of its file or folder. Sectors and lengths survive or not, each by itself;
 //! names survive in order.
 
+#[cfg(test)]
+mod watched;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -12,7 +15,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Disk, DiskFile, may_wait};
+use super::{Disk, DiskFile, Pace, ZerosError, may_wait};
 #[cfg(feature = "sim")]
 use crate::index::derived::DATABASE;
 
@@ -29,6 +32,9 @@ pub(crate) enum Fault {
     Flip,
     /// There is no room, once.
     Full,
+    /// There is no room from now on, until [`SimulatedDisk::make_room`].
+    #[cfg(test)]
+    Filled,
     /// The power goes: neither this operation nor any later one is done.
     Power,
 }
@@ -68,6 +74,8 @@ struct State {
     /// Operations that change something, so far.
     operations: u64,
     reads: u64,
+    #[cfg(test)]
+    read_bytes: u64,
     fault: Option<(u64, Fault)>,
     read_fault: Option<(u64, ReadFault)>,
     off: bool,
@@ -76,6 +84,11 @@ struct State {
     cold: bool,
     /// Readings that did not wait for it.
     refused: u64,
+    /// Bytes that can still be written, as on a file system that copies what is overwritten; all there are where that
+    /// is `None`. What is removed leaves its room.
+    room: Option<u64>,
+    /// How room is prepared ahead of the log.
+    ahead: Option<Pace>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -83,6 +96,10 @@ struct Inode {
     content: Vec<u8>,
     durable: Vec<u8>,
     changes: Vec<Change>,
+    #[cfg(test)]
+    writes: u64,
+    #[cfg(test)]
+    syncs: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -167,8 +184,23 @@ impl State {
                 self.off = true;
                 Err(device_error())
             }
+            #[cfg(test)]
+            Some(Fault::Filled) => {
+                self.room = Some(0);
+                Ok(None)
+            }
             other => Ok(other),
         }
+    }
+
+    /// Counts an operation that takes room.
+    fn operate_in(&mut self, bytes: usize) -> io::Result<Option<Fault>> {
+        let fault = self.operate()?;
+        if let Some(room) = &mut self.room {
+            let left = room.checked_sub(bytes as u64).ok_or(io::ErrorKind::StorageFull)?;
+            *room = left;
+        }
+        Ok(fault)
     }
 
     fn rename(&mut self, change: NameChange) -> io::Result<()> {
@@ -292,25 +324,6 @@ impl SimulatedDisk {
         state.read_fault = Some((state.reads + n, fault));
     }
 
-    /// Changing operations so far.
-    #[cfg(test)]
-    pub(crate) fn operations(&self) -> u64 {
-        self.state.lock().operations
-    }
-
-    /// Reads so far.
-    #[cfg(test)]
-    pub(crate) fn reads(&self) -> u64 {
-        self.state.lock().reads
-    }
-
-    /// How many units a crash now would decide about.
-    #[cfg(test)]
-    pub(crate) fn units(&self) -> usize {
-        let state = self.state.lock();
-        state.files.iter().map(|f| f.changes.len()).sum::<usize>() + state.name_changes.len()
-    }
-
     /// What a crash leaves, when of the units those survive for which `survives` says so. Names survive up to
     /// the first that does not.
     pub(crate) fn crashed(&self, mut survives: impl FnMut() -> bool) -> Arc<Self> {
@@ -326,13 +339,14 @@ impl SimulatedDisk {
         let files = state.files.iter().map(|file| {
             let mut content = file.durable.clone();
             file.changes.iter().filter(|_| survives()).for_each(|c| c.apply(&mut content));
-            Inode { durable: content.clone(), content, changes: Vec::new() }
+            Inode { durable: content.clone(), content, ..Inode::default() }
         });
         let left = State {
             files: files.collect(),
             durable_names: names.clone(),
             names,
             syncs: state.syncs,
+            ahead: state.ahead,
             ..State::default()
         };
         Arc::new(Self { state: Arc::new(Mutex::new(left)) })
@@ -346,6 +360,10 @@ impl SimulatedDisk {
 impl Disk for SimulatedDisk {
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state.lock();
+        if state.room == Some(0) {
+            state.operate()?;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let inode = state.files.len();
         state.files.push(Inode::default());
         state.rename(NameChange::Made(path.to_owned(), inode))?;
@@ -376,7 +394,13 @@ impl Disk for SimulatedDisk {
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        self.state.lock().rename(NameChange::Removed(path.to_owned()))
+        let mut state = self.state.lock();
+        let left = state.names.get(path).map_or(0, |inode| state.files[*inode].content.len());
+        state.rename(NameChange::Removed(path.to_owned()))?;
+        if let Some(room) = &mut state.room {
+            *room += left as u64;
+        }
+        Ok(())
     }
 
     /// Folders are there from the start.
@@ -403,6 +427,10 @@ impl Disk for SimulatedDisk {
     /// So that a workload does the same operations each time.
     fn works_beside(&self) -> bool {
         false
+    }
+
+    fn ahead(&self) -> Option<Pace> {
+        self.state.lock().ahead
     }
 
     fn fatal(&self) {
@@ -439,13 +467,17 @@ impl DiskFile for SimulatedFile {
             let from = (at as usize).min(content.len());
             let n = bytes.len().min(content.len() - from);
             bytes[..n].copy_from_slice(&content[from..from + n]);
+            #[cfg(test)]
+            state.count_read(n);
             Ok(n)
         })
     }
 
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         self.on(|state| {
-            let fault = state.operate()?;
+            let fault = state.operate_in(bytes.len())?;
+            #[cfg(test)]
+            state.count(self.inode, |file| &mut file.writes);
             if fault == Some(Fault::Error) {
                 return Err(device_error());
             }
@@ -469,6 +501,8 @@ impl DiskFile for SimulatedFile {
     fn sync(&self) -> io::Result<()> {
         self.on(|state| {
             let fault = state.operate()?;
+            #[cfg(test)]
+            state.count(self.inode, |file| &mut file.syncs);
             #[cfg(feature = "sim")]
             if state.syncs == Syncs::Forgotten && state.is_of_log(self.inode) {
                 return Ok(());
@@ -503,7 +537,8 @@ impl DiskFile for SimulatedFile {
 
     fn set_length(&self, length: u64) -> io::Result<()> {
         self.on(|state| {
-            if state.operate()?.is_some() {
+            let more = (length as usize).saturating_sub(state.files[self.inode].content.len());
+            if state.operate_in(more)?.is_some() {
                 return Err(device_error());
             }
             state.change(self.inode, Change::Length(length as usize));
@@ -515,7 +550,8 @@ impl DiskFile for SimulatedFile {
         self.set_length(length)
     }
 
-    fn write_zeros(&self, _from: u64, _to: u64) -> io::Result<()> {
-        Ok(())
+    fn write_zeros(&self, from: u64, to: u64) -> Result<(), ZerosError> {
+        self.write_all_at(&vec![0; (to - from) as usize], from)?;
+        self.sync().map_err(ZerosError::Unsynced)
     }
 }

@@ -1,30 +1,17 @@
 //! Room for the log, prepared ahead of its writer by a thread of its own.
 //!
 //! Overwriting zeros that were written once needs no journal entry of the file system, so a sync is one write of
-//! the disk. The thread writes zeros ahead in the open segment, and makes the next one before it is needed.
+//! the disk. The thread writes zeros ahead in the open segment, and makes the next one before it is needed. On a disk
+//! without threads beside the log's owner the owner does so, before each of its own writes.
 
 use std::{io, sync::Arc, thread::JoinHandle};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::SEGMENT_HEAD_BYTES;
-use crate::disk::{Disk, DiskFile, PAGE_BYTES};
+use crate::disk::{Disk, DiskFile, PAGE_BYTES, Pace, ZerosError};
 
 /// The next segment while it has no name.
 pub(crate) const SPARE: &str = "log/spare";
-
-/// How far ahead, in which steps.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
-    /// Zeros are written where fewer bytes than this are ready.
-    pub(crate) ahead: u64,
-    /// Bytes written at once, a multiple of [`PAGE_BYTES`].
-    pub(crate) step: u64,
-}
-
-impl Pace {
-    pub(crate) const USUAL: Self = Self { ahead: 16 << 20, step: 4 << 20 };
-}
 
 #[derive(Debug)]
 pub(crate) struct Ahead {
@@ -34,6 +21,8 @@ pub(crate) struct Ahead {
 
 #[derive(Debug)]
 struct Shared {
+    disk: Arc<dyn Disk>,
+    segment_bytes: u64,
     state: Mutex<State>,
     changed: Condvar,
     pace: Pace,
@@ -75,13 +64,27 @@ impl Ahead {
             failed: false,
             stop: false,
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), pace });
-        let run = {
+        let beside = disk.works_beside();
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        let shared = Arc::new(Shared { disk, segment_bytes, state, changed, pace });
+        let thread = if beside {
             let shared = Arc::clone(&shared);
-            move || shared.run(&*disk, segment_bytes)
+            let run = move || shared.run();
+            Some(std::thread::Builder::new().name("log-ahead".into()).spawn(run)?)
+        } else {
+            shared.run_dry(shared.state.lock());
+            None
         };
-        let thread = std::thread::Builder::new().name("log-ahead".into()).spawn(run)?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread })
+    }
+
+    /// Has done what there is to do now, or will be.
+    fn go_on(&self, state: MutexGuard<'_, State>) {
+        if self.thread.is_some() {
+            self.shared.changed.notify_all();
+        } else {
+            self.shared.run_dry(state);
+        }
     }
 
     /// The writer is about to write below `end`: waits for zeros that are on their way there.
@@ -92,7 +95,7 @@ impl Ahead {
             self.shared.changed.wait(&mut state);
         }
         if state.wants_work(self.shared.pace.ahead / 2) {
-            self.shared.changed.notify_all();
+            self.go_on(state);
         }
     }
 
@@ -101,16 +104,16 @@ impl Ahead {
         self.shared.state.lock().spare.take()
     }
 
-    /// The writer goes on in another file.
-    pub(crate) fn turn_to(&self, file: Arc<dyn DiskFile>, room: u64) {
+    /// The writer goes on in another file, at `at`.
+    pub(crate) fn turn_to(&self, file: Arc<dyn DiskFile>, at: u64, room: u64) {
         let mut state = self.shared.state.lock();
         while state.busy.is_some() {
             self.shared.changed.wait(&mut state);
         }
         state.file = file;
-        (state.claimed, state.zeroed, state.room) = (SEGMENT_HEAD_BYTES, SEGMENT_HEAD_BYTES, room);
+        (state.claimed, state.zeroed, state.room) = (at, at, room);
         state.failed = false;
-        self.shared.changed.notify_all();
+        self.go_on(state);
     }
 }
 
@@ -145,60 +148,95 @@ impl State {
 }
 
 impl Shared {
-    fn run(&self, disk: &dyn Disk, segment_bytes: u64) {
-        let pace = self.pace;
+    fn run(&self) {
         let mut state = self.state.lock();
         while !state.stop {
-            if let Some((from, to)) = state.zeros(pace.ahead, pace.step) {
-                (state.busy, state.zeroed) = (Some(from), to);
-                let file = Arc::clone(&state.file);
-                drop(state);
-                let done = file.write_zeros(from, to);
-                state = self.state.lock();
-                state.busy = None;
-                self.changed.notify_all();
-                note(&mut state, done, "zeros are not written ahead");
-            } else if state.wants_spare() {
-                drop(state);
-                let made = make_spare(disk, segment_bytes, pace);
-                state = self.state.lock();
-                let made = made.map(|file| state.spare = Some(file));
-                note(&mut state, made, "the next segment is not made ahead");
-            } else {
+            let worked;
+            (state, worked) = self.step(state);
+            if !worked {
                 self.changed.wait(&mut state);
+            }
+        }
+    }
+
+    /// Works until there is nothing to do.
+    fn run_dry<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        let mut worked = true;
+        while worked && !state.stop {
+            (state, worked) = self.step(state);
+        }
+    }
+
+    /// Does one thing without holding anybody up; says whether there was any.
+    fn step<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, bool) {
+        let pace = self.pace;
+        if let Some((from, to)) = state.zeros(pace.ahead, pace.step) {
+            (state.busy, state.zeroed) = (Some(from), to);
+            let file = Arc::clone(&state.file);
+            drop(state);
+            let done = file.write_zeros(from, to);
+            state = self.state.lock();
+            state.busy = None;
+            self.changed.notify_all();
+            self.note(&mut state, done, "zeros are not written ahead");
+        } else if state.wants_spare() {
+            drop(state);
+            let made = make_spare(&*self.disk, self.segment_bytes, pace);
+            state = self.state.lock();
+            let made = made.map(|file| state.spare = Some(file));
+            self.note(&mut state, made, "the next segment is not made ahead");
+        } else {
+            return (state, false);
+        }
+        (state, true)
+    }
+
+    /// The log goes on without what was to be prepared, only slower, until there is no room at all; but not behind a
+    /// failed sync, of which its owner need not hear.
+    fn note(&self, state: &mut State, done: Result<(), ZerosError>, what: &'static str) {
+        let Err(error) = done else { return };
+        let reason = crate::error::chain(&error);
+        state.failed = true;
+        match error {
+            ZerosError::Unwritten(_) => tracing::debug!(error = reason, what),
+            ZerosError::Unsynced(_) => {
+                tracing::error!(error = reason, what, "the process stops");
+                state.stop = true;
+                self.disk.fatal();
             }
         }
     }
 }
 
-/// The log goes on without what was to be prepared, only slower, until there is no room at all.
-fn note(state: &mut State, done: io::Result<()>, what: &'static str) {
-    if let Err(error) = done {
-        state.failed = true;
-        tracing::debug!(error = crate::error::chain(&error), what);
+fn make_spare(disk: &dyn Disk, bytes: u64, pace: Pace) -> Result<Arc<dyn DiskFile>, ZerosError> {
+    let file = disk.create(SPARE)?;
+    match fill_spare(&*file, bytes, pace) {
+        Ok(()) => Ok(file),
+        // Nothing rests on this file yet, and room may come back.
+        Err(ZerosError::Unsynced(error)) if error.kind() != io::ErrorKind::StorageFull => {
+            Err(ZerosError::Unsynced(error))
+        }
+        Err(ZerosError::Unwritten(error) | ZerosError::Unsynced(error)) => {
+            // Half of a spare would keep room that others need.
+            disk.remove(SPARE)?;
+            Err(error.into())
+        }
     }
 }
 
-fn make_spare(disk: &dyn Disk, bytes: u64, pace: Pace) -> io::Result<Arc<dyn DiskFile>> {
-    let file = disk.create(SPARE)?;
-    let made = file
-        .reserve(bytes)
-        .and_then(|()| file.write_zeros(0, pace.ahead.min(bytes / PAGE_BYTES * PAGE_BYTES)))
-        .and_then(|()| file.sync());
-    match made {
-        Ok(()) => Ok(file),
-        Err(error) => {
-            // Half of a spare would keep room that others need.
-            disk.remove(SPARE)?;
-            Err(error)
-        }
-    }
+fn fill_spare(file: &dyn DiskFile, bytes: u64, pace: Pace) -> Result<(), ZerosError> {
+    file.reserve(bytes)?;
+    file.write_zeros(0, pace.ahead.min(bytes / PAGE_BYTES * PAGE_BYTES))?;
+    file.sync().map_err(ZerosError::Unsynced)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::RealDisk;
+    use crate::disk::{
+        RealDisk,
+        simulated::{Fault, SimulatedDisk},
+    };
 
     #[test]
     fn zeros_never_land_on_what_was_written() {
@@ -228,6 +266,50 @@ mod tests {
         for page in 0..PAGES {
             file.read_exact_at(&mut read, page * PAGE_BYTES).unwrap();
             assert!(read.iter().all(|b| *b == page as u8 | 1), "page {page}");
+        }
+    }
+
+    /// A disk with an open segment of `PAGES` pages, on which the n-th operation from now on fails.
+    fn failing(n: u64, fault: Fault) -> (Arc<SimulatedDisk>, Arc<dyn DiskFile>) {
+        let disk = SimulatedDisk::new();
+        let file = disk.create("log/open").unwrap();
+        file.reserve(64 * PAGE_BYTES).unwrap();
+        disk.fail(n, fault);
+        (disk, file)
+    }
+
+    fn prepared(disk: &Arc<SimulatedDisk>, file: &Arc<dyn DiskFile>, at: u64) -> Ahead {
+        let pace = Pace { ahead: 4 * PAGE_BYTES, step: 4 * PAGE_BYTES };
+        let (on, file) = (Arc::clone(disk) as Arc<dyn Disk>, Arc::clone(file));
+        Ahead::start(on, file, at, 64 * PAGE_BYTES, 64 * PAGE_BYTES, pace).unwrap()
+    }
+
+    /// Zeros are written, then synced; a spare is made, reserved, filled with zeros that are synced, and synced.
+    #[test]
+    fn a_failed_sync_stops_the_process_and_a_lack_of_room_does_not() {
+        const ZEROS: u64 = 0;
+        const SPARE_TOO: u64 = 40 * PAGE_BYTES;
+        for (at, n, fault, stops) in [
+            (ZEROS, 1, Fault::Error, false),
+            (ZEROS, 1, Fault::Full, false),
+            (ZEROS, 2, Fault::Error, true),
+            (ZEROS, 2, Fault::Full, true),
+            (SPARE_TOO, 3, Fault::Error, false),
+            (SPARE_TOO, 4, Fault::Full, false),
+            (SPARE_TOO, 5, Fault::Full, false),
+            (SPARE_TOO, 6, Fault::Error, true),
+            (SPARE_TOO, 7, Fault::Error, true),
+            (SPARE_TOO, 7, Fault::Full, false),
+        ] {
+            let (disk, file) = failing(n, fault);
+            let ahead = prepared(&disk, &file, at);
+            let what = format!("{fault:?} at operation {n}");
+            assert!(disk.operations() >= 2 + n, "{what} was not met");
+            assert!(ahead.take_spare().is_none(), "{what}");
+            assert_eq!(disk.create("log/other").is_err(), stops, "{what}");
+            if !stops {
+                assert!(!disk.exists(SPARE).unwrap(), "{what}: half a spare is left");
+            }
         }
     }
 }

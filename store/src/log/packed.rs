@@ -22,7 +22,7 @@ use super::{
     read_end_mark,
 };
 use crate::{
-    disk::{Disk, DiskFile},
+    disk::{Disk, DiskFile, ZerosError},
     limits::{STRETCH_BYTES, STRETCHES_KEPT},
 };
 
@@ -262,8 +262,8 @@ impl DiskFile for Packed {
         Err(ErrorKind::ReadOnlyFilesystem.into())
     }
 
-    fn write_zeros(&self, _from: u64, _to: u64) -> io::Result<()> {
-        Err(ErrorKind::ReadOnlyFilesystem.into())
+    fn write_zeros(&self, _from: u64, _to: u64) -> Result<(), ZerosError> {
+        Err(io::Error::from(ErrorKind::ReadOnlyFilesystem).into())
     }
 }
 
@@ -286,8 +286,9 @@ pub(crate) enum PackError {
     /// The segment is as it was.
     #[error("compressing a segment failed")]
     Failed(#[from] io::Error),
-    /// Which of the two generations a crash would leave is unknown. Either is whole.
-    #[error("the name of a compressed segment may not be durable")]
+    /// A sync failed: what the disk holds is unknown, and the process must stop. The segment, or its compressed
+    /// generation under its name, is whole.
+    #[error("a compressed segment may not be durable")]
     Fatal(#[source] io::Error),
 }
 
@@ -316,7 +317,8 @@ pub(crate) fn pack(
     let made = format!("{path}.new");
     let written = write(disk, &*plain, &made, &head, stop).and_then(|file| {
         let Some((file, after)) = file else { return Ok(None) };
-        same(&*plain, &*file, before, stop).map(|same| same.then_some((file, after)))
+        let same = same(&*plain, &*file, before, stop)?;
+        Ok(same.then_some((file, after)))
     });
     let (file, after) = match written {
         Ok(Some(written)) => written,
@@ -327,13 +329,16 @@ pub(crate) fn pack(
         Err(error) => {
             // What was written of it is room that others need.
             let _left_to_the_next_start = disk.remove(&made).is_err();
-            return Err(error.into());
+            return Err(error);
         }
     };
     disk.rename(&made, path)?;
     disk.sync_folder(FOLDER).map_err(PackError::Fatal)?;
     Ok(Outcome::Packed { file, before, after })
 }
+
+/// A compressed generation, to be read, and the bytes that its file takes.
+type Made = (Arc<dyn DiskFile>, u64);
 
 /// Writes the compressed generation, durably; `None` when told to stop.
 fn write(
@@ -342,7 +347,7 @@ fn write(
     made: &str,
     head: &[u8],
     stop: &dyn Fn() -> bool,
-) -> io::Result<Option<(Arc<dyn DiskFile>, u64)>> {
+) -> Result<Option<Made>, PackError> {
     let length = plain.length()?;
     let raw = disk.create(made)?;
     let mut out = Output { raw: &*raw, bytes: Vec::new(), at: SEGMENT_HEAD_BYTES, synced: 0 };
@@ -371,8 +376,17 @@ fn write(
     out.flush()?;
     let after = out.at;
     raw.write_all_at(&packed_head(head, length, table_at), 0)?;
-    raw.sync()?;
+    sync(&*raw)?;
     Ok(Some((open(raw)?, after)))
+}
+
+/// Makes the file that is being made durable.
+fn sync(raw: &dyn DiskFile) -> Result<(), PackError> {
+    raw.sync().map_err(|error| match error.kind() {
+        // Nothing rests on this file yet, and room may come back.
+        ErrorKind::StorageFull => PackError::Failed(error),
+        _ => PackError::Fatal(error),
+    })
 }
 
 struct Output<'a> {
@@ -403,12 +417,12 @@ impl Output<'_> {
         Ok(())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&mut self) -> Result<(), PackError> {
         self.raw.write_all_at(&self.bytes, self.at)?;
         self.at = self.end();
         self.bytes.clear();
         if self.at - self.synced >= SYNC_BYTES {
-            self.raw.sync()?;
+            sync(self.raw)?;
             self.synced = self.at;
         }
         Ok(())
@@ -440,5 +454,81 @@ fn same(
         Ok(true)
     } else {
         Err(io::Error::other("it has another length"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kimberlite_consensus::Identity;
+
+    use super::*;
+    use crate::{
+        disk::simulated::{Fault, SimulatedDisk},
+        log::{Head, create_segment, end_segment},
+    };
+
+    /// It is made, written, gets its table and its head, is synced, gets its name, and the name is synced.
+    #[test]
+    fn a_sync_that_fails_while_a_segment_is_packed_is_fatal_and_all_else_can_be_tried_again() {
+        let cluster = [3; 16];
+        let cases = (1..=7).flat_map(|n| [(n, Fault::Error), (n, Fault::Full)]);
+        for (n, fault) in cases {
+            let disk = SimulatedDisk::new();
+            let head = Head { cluster, first_op: 1, parent: Identity::root(cluster) };
+            let segment = create_segment(&*disk, head, 64 << 10).unwrap();
+            let path = segment.name.clone();
+            end_segment(&*segment.file(), 40 << 10, 2).unwrap();
+            let before = disk.operations();
+            disk.fail(n, fault);
+            let packed = pack(&*disk, cluster, &path, &|| false);
+            assert!(disk.operations() >= before + n, "operation {n} was not met");
+            let what = format!("{fault:?} at operation {n}");
+            // A lack of room shows at the file's sync, before anything rests on it.
+            let fatal = n == 7 || (n == 5 && fault == Fault::Error);
+            match packed {
+                Err(PackError::Fatal(_)) => assert!(fatal, "{what} is no failed sync"),
+                Err(PackError::Failed(_)) => {
+                    assert!(!fatal, "{what}: nothing is known of the disk");
+                    let again = pack(&*disk, cluster, &path, &|| false);
+                    assert!(matches!(again, Ok(Outcome::Packed { .. })), "{what}: {again:?}");
+                }
+                Ok(done) => panic!("{what}: {done:?}"),
+            }
+        }
+    }
+
+    /// A compressed segment of one stretch, which says that it becomes `plain` bytes; the checksums hold.
+    fn of_one_stretch(disk: &SimulatedDisk, stored: &[u8], plain: usize) -> Arc<dyn DiskFile> {
+        let at = SEGMENT_HEAD_BYTES;
+        let table = at + (STRETCH_HEAD_BYTES + stored.len()) as u64;
+        let length = at + STRETCH_BYTES as u64;
+        let mut file = packed_head(&vec![0; at as usize], length, table);
+        file.extend_from_slice(&stretch_head(0, 1, plain, stored));
+        file.extend_from_slice(stored);
+        file.extend_from_slice(&(at as u32).to_le_bytes());
+        file.extend_from_slice(&(table as u32).to_le_bytes());
+        let raw = disk.create("segment").unwrap();
+        raw.write_all_at(&file, 0).unwrap();
+        open(raw).unwrap()
+    }
+
+    #[test]
+    fn a_stretch_becomes_no_more_than_a_stretch() {
+        let read = |stored: &[u8], plain: usize| {
+            let mut out = vec![1; 2 * STRETCH_BYTES];
+            let disk = SimulatedDisk::new();
+            let file = of_one_stretch(&disk, stored, plain);
+            let read = file.read_at(&mut out[..STRETCH_BYTES], SEGMENT_HEAD_BYTES);
+            assert!(out[STRETCH_BYTES..].iter().all(|b| *b == 1));
+            read.map_err(|e| lost(&e).unwrap().what)
+        };
+        let zeros = |n: usize| zstd::bulk::compress(&vec![0; n], 19).unwrap();
+        assert_eq!(read(&zeros(STRETCH_BYTES), STRETCH_BYTES), Ok(STRETCH_BYTES));
+        let (bomb, most) = (zeros(64 << 20), STRETCH_BYTES);
+        assert!(bomb.len() < STRETCH_BYTES / 2, "{} bytes hold 64 MiB", bomb.len());
+        assert_eq!(read(&bomb, most), Err("a stretch cannot be decompressed"));
+        assert_eq!(read(&bomb, 64 << 20), Err("a stretch is not the one that the table says"));
+        assert_eq!(read(&zeros(most + 1), most), Err("a stretch cannot be decompressed"));
+        assert_eq!(read(&zeros(most - 1), most), Err("a stretch cannot be decompressed"));
     }
 }
