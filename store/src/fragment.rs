@@ -28,6 +28,12 @@ pub(crate) const PIECE_RECORDS: u64 = 256;
 /// Bytes after which a piece ends early.
 const PIECE_BYTES: usize = 1 << 20;
 
+#[cfg(test)]
+thread_local! {
+    /// Events rendered by this thread.
+    pub(crate) static RENDERED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// An event with all that its rendering needs from the index.
 #[derive(Clone, Debug)]
 pub(crate) struct Located {
@@ -232,6 +238,8 @@ impl RecordReader {
         out: &mut Vec<u8>,
     ) -> Result<(), ReadError> {
         let Some((stream, event_type)) = &located.names else { return Ok(()) };
+        #[cfg(test)]
+        RENDERED.set(RENDERED.get() + 1);
         self.load_payloads(&located.segment, &located.entry)?;
         if self.time.0 != located.entry.time {
             let time = Timestamp::from_micros(located.entry.time).expect("op times are valid");

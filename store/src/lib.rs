@@ -27,6 +27,8 @@ pub mod words;
 mod chance;
 mod checkpoint;
 mod compress;
+#[cfg(test)]
+mod cost;
 mod disk;
 #[cfg(test)]
 mod faults;

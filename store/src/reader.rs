@@ -38,6 +38,13 @@ struct Plan {
     damage: Option<Damage>,
 }
 
+impl Plan {
+    /// Whether the record was written so lately that all who follow ask for it now.
+    fn is_followed(&self, position: u64) -> bool {
+        self.view.count - position <= PIECE_RECORDS
+    }
+}
+
 impl Reader<'_> {
     /// Events in a ready shape.
     pub(crate) fn read(&self, selection: &Selection, shape: Shape) -> Result<Batch, ReadError> {
@@ -78,7 +85,7 @@ impl Reader<'_> {
             let cached = self.cached(plan, from, text.shape);
             let piece = match cached {
                 Ok(piece) => Some(piece),
-                Err(_) if run >= WORTH_KEEPING => {
+                Err(_) if run >= WORTH_KEEPING || plan.is_followed(from) => {
                     Some(self.piece(plan, from, from + run, text.shape)?)
                 }
                 Err(_) => None,
