@@ -305,6 +305,8 @@ impl Collector for StoreFigures {
             Some(&Unit::Bytes),
             float(stats.compressed_to_bytes),
         )?;
+        let failed = float(stats.compressions_failed);
+        counter("compressions_failed", "Segments that could not be compressed", None, failed)?;
         counter(
             "scrubbed",
             "Bytes read again to find damage",
@@ -313,6 +315,7 @@ impl Collector for StoreFigures {
         )?;
         counter("scrub_rounds", "Times that all was read again", None, float(stats.scrub_rounds))?;
         counter("scrub_damage", "Damaged places found so", None, float(stats.scrub_damage))?;
+        counter("scrub_unread", "Files not readable then", None, float(stats.scrub_unread))?;
         counter("sync", "Time in fdatasync", Some(&Unit::Seconds), stats.sync_seconds)?;
         let mut gauge = |name, help, unit: Option<&Unit>, value: i64| {
             let metric = ConstGauge::new(value);

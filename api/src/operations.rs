@@ -180,6 +180,12 @@ pub const METRICS: &[Metric] = &[
         "Bytes that they take now.",
     ),
     metric(
+        "kimberlite_compressions_failed_total",
+        Kind::Counter,
+        "segments",
+        "Closed segments that could not be compressed, each time that it was tried.",
+    ),
+    metric(
         "kimberlite_scrubbed_bytes_total",
         Kind::Counter,
         "bytes",
@@ -196,6 +202,12 @@ pub const METRICS: &[Metric] = &[
         Kind::Counter,
         "places",
         "Damaged places found by reading again.",
+    ),
+    metric(
+        "kimberlite_scrub_unread_total",
+        Kind::Counter,
+        "files",
+        "Closed files that could not be read again, in each round anew.",
     ),
     metric(
         "kimberlite_tenants_damaged",
@@ -225,7 +237,7 @@ pub const METRICS: &[Metric] = &[
         "kimberlite_streams_bytes",
         Kind::Gauge,
         "bytes",
-        "Lines (NDJSON) and frames (SSE) that are read or about to be, and not yet sent, at most 64 MiB: near it new readers          get 503 and those under way wait.",
+        "Lines (NDJSON) and frames (SSE) that are read or about to be, and not yet sent, at most 64 MiB: near it new readers get 503 and those under way wait.",
     ),
     metric(
         "kimberlite_queries_running",
@@ -308,6 +320,14 @@ pub const ALERTS: &[Alert] = &[
                  before it. Suspect the disk.",
     },
     Alert {
+        name: "FilesUnreadable",
+        when: "increase(kimberlite_scrub_unread_total[1h]) > 0",
+        lasts: "0m",
+        why: "The device reports errors where it should have what was written long ago. Nobody may have asked for it yet.",
+        action: "The server's log names the file and the error. Make a backup now, to another disk, and see whether it and \
+                 `kimberlite verify` go through. Replace the disk.",
+    },
+    Alert {
         name: "DiskFull",
         when: "increase(kimberlite_checkpoints_failed_total[10m]) > 0 or kimberlite_disk_free_bytes < 2e9",
         lasts: "0m",
@@ -387,6 +407,14 @@ pub const ALERTS: &[Alert] = &[
         lasts: "0m",
         why: "An answer with status 500 is a defect of the server, never the caller's fault.",
         action: "Find the `trace_id` of the answer in the server's log and report what stands there.",
+    },
+    Alert {
+        name: "CompressionFails",
+        when: "increase(kimberlite_compressions_failed_total[10m]) > 0",
+        lasts: "10m",
+        why: "Closed segments stay as large as they were written. Nothing else is wrong with them: they are read as before.",
+        action: "The server's log names the segment and the error: mostly that there is no room for the smaller file beside the \
+                 larger one.",
     },
     Alert {
         name: "ScrubStands",

@@ -56,6 +56,8 @@ pub(crate) struct ScrubCounters {
     pub(crate) bytes: AtomicU64,
     pub(crate) rounds: AtomicU64,
     pub(crate) damage: AtomicU64,
+    /// Files that could not be read, in each round anew.
+    pub(crate) unread: AtomicU64,
 }
 
 /// The thread that reads; it ends with this.
@@ -127,6 +129,7 @@ impl Round {
     fn run(&mut self) -> Result<(), Stop> {
         let mut segments = recovery::list_segments(&*self.disk).unwrap_or_else(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "the log cannot be listed");
+            self.shared.counters.unread.fetch_add(1, Ordering::Relaxed);
             Vec::new()
         });
         // The last one is open.
@@ -135,14 +138,14 @@ impl Round {
             match self.segment(&path) {
                 Ok(()) => {}
                 Err(Ended::Stop) => return Err(Stop),
-                Err(Ended::Io(error)) => unread(&path, &error),
+                Err(Ended::Io(error)) => self.unread(&path, &error),
             }
         }
         for (path, (run, tenants)) in self.runs() {
             match self.run_file(&run, &tenants) {
                 Ok(()) => {}
                 Err(Ended::Stop) => return Err(Stop),
-                Err(Ended::Io(error)) => unread(&path, &error),
+                Err(Ended::Io(error)) => self.unread(&path, &error),
             }
         }
         Ok(())
@@ -254,6 +257,13 @@ impl Round {
         Ok(self.read(count % PAGES_AT_ONCE * PAGE_BYTES)?)
     }
 
+    /// What cannot be read cannot be told to be whole. Readers may be luckier, so nothing is stopped.
+    fn unread(&self, path: &str, error: &ReadError) {
+        let error = error as &dyn std::error::Error;
+        tracing::error!(error, file = path, "a file cannot be read to be checked");
+        self.shared.counters.unread.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn found(&mut self, damage: &Damage, tenants: &[Arc<TenantShared>]) {
         if self.known.insert((damage.file.clone(), damage.offset)) {
             let Damage { file, offset, what } = damage;
@@ -272,11 +282,6 @@ fn before(tenant: &TenantShared, position: u64) -> Option<Hash> {
         None => Some(genesis(tenant.log_id)),
         Some(last) => Some(tenant.view().entry(last).ok()??.1.hash),
     }
-}
-
-fn unread(path: &str, error: &ReadError) {
-    let error = error as &dyn std::error::Error;
-    tracing::error!(error, file = path, "a file cannot be read to be checked");
 }
 
 /// Why a file was not read to its end.
@@ -308,6 +313,8 @@ mod tests {
     use crate::{
         Options, Store,
         append::{Append, AppendError, Expected, NewEvent, StreamAppend},
+        checkpoint::Due,
+        disk::simulated::{ReadFault, SimulatedDisk},
         words::{Actor, EventType, StreamName, TenantName},
     };
 
@@ -415,6 +422,89 @@ mod tests {
             assert_eq!(damage.file, file);
             assert!(damage.offset <= at && at - damage.offset < 4096, "{damage:?}");
         }
+    }
+
+    /// Changes a byte of a record and everything that only guards against accidents: the block says that it holds.
+    fn forge(folder: &std::path::Path, file: &str, payload: bool, at: usize) -> u64 {
+        let path = folder.join(file);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let u32_at = |bytes: &[u8], at: usize| {
+            u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
+        };
+        // The third frame: the tenant's creation and the first event lie before it.
+        let mut frame = crate::log::SEGMENT_HEAD_BYTES as usize;
+        for _ in 0..2 {
+            frame += u32_at(&bytes, frame + 4);
+        }
+        let mut block = frame + 20 + u32_at(&bytes, frame + 8) + u32_at(&bytes, frame + 12);
+        if payload {
+            block += 32 + u32_at(&bytes, block + 4);
+        }
+        let end = block + 32 + u32_at(&bytes, block + 4);
+        bytes[block + 32 + at] ^= 1;
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&bytes[block..block + 28]);
+        crc.update(&bytes[block + 32..end]);
+        bytes[block + 28..block + 32].copy_from_slice(&crc.finalize().to_le_bytes());
+        std::fs::write(path, bytes).unwrap();
+        frame as u64
+    }
+
+    /// Places: a payload's text; behind the leaf's length, its id; the leaf's version of its own form.
+    #[tokio::test]
+    async fn records_are_checked_though_their_blocks_hold() {
+        let file = "log/0000000000000001.segment";
+        for (payload, at, what) in [
+            (true, 1000, "a payload does not match its commitment"),
+            (false, 2 + 7, "the chain of leaves does not lead to its head"),
+            (false, 2, "unknown leaf version"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (store, tenant) = opened(folder.path()).await;
+            let frame = forge(folder.path(), file, payload, at);
+            let scrubber = start(folder.path(), &store, QUICK);
+            until(|| scrubber.counters().damage.load(Ordering::Relaxed) > 0);
+            let damage = store.damage(&tenant).unwrap();
+            assert_eq!((damage.file.as_str(), damage.offset, damage.what), (file, frame, what));
+            let refused = store.append(&tenant, one()).await;
+            assert!(matches!(refused, Err(AppendError::Damaged(_))), "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_is_counted_and_the_rest_is_checked() {
+        let disk = SimulatedDisk::new();
+        let on = || Arc::clone(&disk) as Arc<dyn Disk>;
+        let due = Due { records: 40, bytes: 1 << 20 };
+        let store = Store::open_on(on(), 64 << 10, due, None).unwrap();
+        let name = TenantName::new("dev").unwrap();
+        let tenant = store.create_tenant(Actor::new("tester").unwrap(), name).await.unwrap();
+        for _ in 0..100 {
+            store.append(&tenant, one()).await.unwrap();
+        }
+        let cluster = recovery::cluster(&*disk).unwrap();
+        let reads = {
+            let tenants = Arc::clone(store.tenants());
+            let scrubber = Scrubber::start(on(), cluster, tenants, QUICK).unwrap();
+            until(|| scrubber.counters().rounds.load(Ordering::Relaxed) > 0);
+            let before = disk.reads();
+            let rounds = scrubber.counters().rounds.load(Ordering::Relaxed);
+            until(|| scrubber.counters().rounds.load(Ordering::Relaxed) > rounds + 1);
+            disk.reads() - before
+        };
+        // In segments and in runs.
+        for n in (1..reads).step_by(7) {
+            disk.fail_read(n, ReadFault::Error);
+            let tenants = Arc::clone(store.tenants());
+            let scrubber = Scrubber::start(on(), cluster, tenants, QUICK).unwrap();
+            let counters = scrubber.counters();
+            until(|| counters.unread.load(Ordering::Relaxed) == 1);
+            let rounds = counters.rounds.load(Ordering::Relaxed);
+            until(|| counters.rounds.load(Ordering::Relaxed) > rounds + 1);
+            assert_eq!(counters.unread.load(Ordering::Relaxed), 1, "read {n} of {reads}");
+            assert_eq!(counters.damage.load(Ordering::Relaxed), 0, "read {n} of {reads}");
+        }
+        assert!(store.damage(&tenant).is_none());
     }
 
     #[tokio::test]

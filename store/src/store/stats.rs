@@ -38,12 +38,16 @@ pub struct StoreStats {
     pub compressed_from_bytes: u64,
     /// Bytes that they take now.
     pub compressed_to_bytes: u64,
+    /// Times that compressing a segment failed since the start.
+    pub compressions_failed: u64,
     /// Bytes read again to find damage since the start.
     pub scrubbed_bytes: u64,
     /// How often everything closed was read again since the start.
     pub scrub_rounds: u64,
     /// Damaged places that reading again has found since the start.
     pub scrub_damage: u64,
+    /// Files that could not be read again since the start, in each round anew.
+    pub scrub_unread: u64,
 }
 
 impl Store {
@@ -73,9 +77,11 @@ impl Store {
             compressed_segments: compressed(|c| &c.segments),
             compressed_from_bytes: compressed(|c| &c.before),
             compressed_to_bytes: compressed(|c| &c.after),
+            compressions_failed: compressed(|c| &c.failed),
             scrubbed_bytes: scrubbed(|c| &c.bytes),
             scrub_rounds: scrubbed(|c| &c.rounds),
             scrub_damage: scrubbed(|c| &c.damage),
+            scrub_unread: scrubbed(|c| &c.unread),
         }
     }
 }
