@@ -1,28 +1,40 @@
 //! The decoders, as `cargo fuzz` drives them: any bytes, no panic, no allocation beyond the limits. Not part of the API.
 
-use std::sync::Arc;
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock},
+    task::{Context, Waker},
+};
 
 use bytes::Bytes;
 
 use crate::{
     disk::{Disk, RealDisk},
-    index::{Pages, TenantIndex, write_pages},
+    index::{Layout, Pages, Run, TenantIndex, derived::decode_rows, write_pages},
     limits::{OP_BYTES_MAX, STRETCH_BYTES},
     log::{
         SEGMENT_HEAD_BYTES, Segment,
-        frame::{FrameHead, Section, front_length, read_section},
+        frame::{FrameHead, Section, front_length, read_section, seal_frame},
         packed::{self, stretch_head},
         packed_head,
         superblock::decode_copy,
     },
     proof::{Checkpoint, Note, Receipt, Submission, TilePath, VerifierKey},
     record::{Entry, Leaf, Role, genesis},
-    words::Hash,
+    words::{Actor, Hash, Tag, TenantName},
 };
 
-/// A frame: its head, sections, blocks, leaves and payloads, and the superblock beside it.
+/// A frame: its head, sections, blocks, leaves and payloads, and the superblock beside it. Once as it is, and once with
+/// checksums that hold, so that what lies behind them is reached.
 pub fn op(bytes: &[u8]) {
     decode_copy(bytes);
+    read_op(bytes);
+    let mut sealed = bytes.to_vec();
+    seal_frame(&mut sealed);
+    read_op(&sealed);
+}
+
+fn read_op(bytes: &[u8]) {
     let whole = Bytes::copy_from_slice(bytes);
     if front_length(bytes).is_none_or(|n| n > bytes.len()) {
         return;
@@ -37,6 +49,12 @@ pub fn op(bytes: &[u8]) {
         let mut index = TenantIndex::new(genesis([0; 16]));
         // Whether it fits the log is not what is asked here.
         let _applied = index.apply(&segment, 0, section, &runs, None).is_ok();
+        // Neither are commitments and chain.
+        let chain_head = Hash([0; 32]);
+        let hashes = vec![chain_head; runs.leaves.len() / 36 + 1];
+        let section = Section { first_position: 0, chain_head, ..section };
+        let mut index = TenantIndex::new(chain_head);
+        let _applied = index.apply(&segment, 0, section, &runs, Some(&hashes)).is_ok();
     }
 }
 
@@ -73,18 +91,156 @@ pub fn derived(bytes: &[u8]) {
     }
 }
 
-/// A data folder whose first segment goes on with these bytes: it opens or says why not.
-pub fn folder(bytes: &[u8]) {
+/// The layout of a run on the first line, as its row in the database has it, and the run's content behind it; the same bytes
+/// as the other rows of that database.
+pub fn run(bytes: &[u8]) {
+    let (line, content) = first_line(bytes);
+    decode_rows(bytes, line);
+    let Ok(layout) = serde_json::from_slice::<Layout>(line) else { return };
+    if !layout.can_be() {
+        return;
+    }
     let Ok(folder) = tempfile::tempdir() else { return };
-    let options = || crate::Options {
-        folder: folder.path().to_owned(),
+    let disk = RealDisk::new(folder.path());
+    if write_pages(&disk, "run", content).is_err() {
+        return;
+    }
+    let (Ok(pages), Some(segment)) = (Pages::open(&disk, "run".to_owned()), segment(content))
+    else {
+        return;
+    };
+    let run = Run::new(segment, Arc::new(pages), layout);
+    // Damage is an answer everywhere.
+    let mut entries = run.entries(true);
+    let _read = (run.first()..run.end()).take(64).all(|position| entries.get(position).is_ok());
+    for id in 0..4 {
+        let postings = run.stream(id).ok().flatten().map(|(postings, _)| postings);
+        for mut postings in postings.into_iter().chain(run.event_type(id).ok().flatten()) {
+            let _read = (0..postings.count.min(64)).all(|i| postings.get(i).is_ok());
+        }
+        let tag = Tag::new(&id.to_string()).expect("a digit is a tag");
+        let _found = run.tag(&tag).is_ok();
+        let _found = run.find_id(&[id as u8; 16]).is_ok();
+        let _found = run.find_idempotency(&[id as u8; 16]).is_ok();
+    }
+}
+
+/// The manifest of a backup: these bytes as the file, and again as what it seals.
+pub fn manifest(bytes: &[u8]) {
+    let Ok(folder) = tempfile::tempdir() else { return };
+    let mut sealed = b"{\"manifest\":".to_vec();
+    sealed.extend_from_slice(bytes);
+    sealed.extend_from_slice(b",\"blake3\":\"");
+    sealed.extend_from_slice(blake3::hash(bytes).to_hex().as_bytes());
+    sealed.extend_from_slice(b"\"}\n");
+    let args = crate::restore::Restore {
+        backup: folder.path().join("backup"),
+        folder: folder.path().join("data"),
+        until: None,
+        actor: Actor::new("fuzz").expect("a word is an actor"),
+    };
+    for manifest in [bytes, &sealed] {
+        if write(&args.backup, "manifest.json", manifest).is_none() {
+            return;
+        }
+        let _restored = crate::restore::restore(&args, &mut |_| {}).is_ok();
+    }
+}
+
+/// What lies beside a signed log: these bytes as the file of its keys, and as what it signed last, once as they are and once
+/// under a checksum that holds.
+pub fn keys(bytes: &[u8]) {
+    static SIGNED: LazyLock<Option<Signed>> = LazyLock::new(Signed::new);
+    let Some(signed) = &*SIGNED else { return };
+    let (line, text) = first_line(bytes);
+    let number = line.first_chunk().map_or(1, |n| u64::from_le_bytes(*n));
+    let mut slot = b"KMBSIGN1".to_vec();
+    slot.extend_from_slice(&number.to_le_bytes());
+    slot.extend_from_slice(&(text.len() as u32).to_le_bytes());
+    slot.extend_from_slice(text);
+    slot.extend_from_slice(blake3::hash(&slot).as_bytes());
+    slot.resize(8192, 0);
+    for (what, content) in [(".keys", bytes), (".last", bytes), (".last", &slot[..])] {
+        signed.open_with(what, content);
+    }
+}
+
+/// A data folder that was signed, and its keys.
+struct Signed {
+    folder: tempfile::TempDir,
+    /// Of each log, each with its content.
+    files: Vec<(std::path::PathBuf, Vec<u8>)>,
+}
+
+impl Signed {
+    fn new() -> Option<Self> {
+        let folder = tempfile::tempdir().ok()?;
+        let store = crate::Store::open(Self::options(folder.path())).ok()?;
+        let (actor, name) = (Actor::new("fuzz").ok()?, TenantName::new("dev").ok()?);
+        {
+            let mut made = std::pin::pin!(store.create_tenant(actor, name));
+            while made.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                std::thread::yield_now();
+            }
+        }
+        let ends = |path: &Path, end: &str| path.to_string_lossy().ends_with(end);
+        let cluster = std::fs::read_dir(folder.path().join("keys")).ok()?.next()?.ok()?.path();
+        let listed = || std::fs::read_dir(&cluster).into_iter().flatten().flatten();
+        // Its log is signed soon.
+        while !listed().any(|file| ends(&file.path(), ".last")) {
+            std::thread::yield_now();
+        }
+        drop(store);
+        let kept = |path: std::path::PathBuf| Some((path.clone(), std::fs::read(path).ok()?));
+        let files = listed().filter_map(|file| kept(file.path()));
+        let files = files.filter(|(path, _)| !ends(path, "origin")).collect();
+        Some(Self { folder, files })
+    }
+
+    fn options(folder: &Path) -> crate::Options {
+        let signing = crate::Signing { folder: folder.join("keys"), origin: "fuzz".to_owned() };
+        crate::Options { signing: Some(signing), ..options(&folder.join("data")) }
+    }
+
+    /// Opens it with another content of a log's file; it opens or says why not.
+    fn open_with(&self, what: &str, content: &[u8]) {
+        for (path, _) in
+            self.files.iter().filter(|(path, _)| path.to_string_lossy().ends_with(what))
+        {
+            assert!(std::fs::write(path, content).is_ok(), "the folder is this process's own");
+        }
+        let _opened = crate::Store::open(Self::options(self.folder.path())).is_ok();
+        for (path, content) in &self.files {
+            assert!(std::fs::write(path, content).is_ok(), "the folder is this process's own");
+        }
+    }
+}
+
+fn options(folder: &Path) -> crate::Options {
+    crate::Options {
+        folder: folder.to_owned(),
         segment_bytes: 1 << 20,
         checkpoint_records: 100,
         scrub_bytes_per_s: 0,
         compresses: false,
         signing: None,
-    };
-    let Ok(store) = crate::Store::open(options()) else { return };
+    }
+}
+
+fn first_line(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let end = bytes.iter().position(|b| *b == b'\n').unwrap_or(bytes.len());
+    (&bytes[..end], bytes.get(end + 1..).unwrap_or_default())
+}
+
+fn write(folder: &Path, name: &str, content: &[u8]) -> Option<()> {
+    std::fs::create_dir_all(folder).ok()?;
+    std::fs::write(folder.join(name), content).ok()
+}
+
+/// A data folder whose first segment goes on with these bytes: it opens or says why not.
+pub fn folder(bytes: &[u8]) {
+    let Ok(folder) = tempfile::tempdir() else { return };
+    let Ok(store) = crate::Store::open(options(folder.path())) else { return };
     drop(store);
     let disk = RealDisk::new(folder.path());
     let name = "log/0000000000000001.segment";
@@ -92,7 +248,7 @@ pub fn folder(bytes: &[u8]) {
     if file.write_all_at(bytes, SEGMENT_HEAD_BYTES).is_err() {
         return;
     }
-    let _opened = crate::Store::open(options()).is_ok();
+    let _opened = crate::Store::open(options(folder.path())).is_ok();
 }
 
 /// A compressed segment: these bytes behind a head that holds, and again as the one stretch of such a segment.
@@ -132,8 +288,7 @@ fn read_packed(body: &[u8], length: u64, table: u64) {
 /// The texts of proofs: a key on the first line, and whatever follows as note, receipt and checkpoint. What is read prints as
 /// it was.
 pub fn proof(bytes: &[u8]) {
-    let end = bytes.iter().position(|b| *b == b'\n').unwrap_or(bytes.len());
-    let (line, rest) = (&bytes[..end], bytes.get(end + 1..).unwrap_or_default());
+    let (line, rest) = first_line(bytes);
     let line = std::str::from_utf8(line).unwrap_or_default();
     if let Ok(path) = line.parse::<TilePath>() {
         assert_eq!(path.to_string(), line);

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fs::File,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use kimberlite_consensus::{Header, Op};
@@ -24,6 +25,9 @@ use crate::{
     node::{Tenants, engine::Uncommitted},
     words::TenantName,
 };
+
+/// A start that has to read much says so each time that so long has passed.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 pub(crate) fn io_error(action: &'static str) -> impl FnOnce(std::io::Error) -> OpenError {
     move |source| OpenError::Io { action, path: ".".into(), source }
@@ -90,6 +94,7 @@ pub(crate) fn open(
         holds,
         held: VecDeque::new(),
         damaged: false,
+        told: Instant::now(),
     };
     let recovered = recovery::recover(&**disk, &mut replay, start.as_ref())?;
     replay.take_in(recovered.superblock.commit);
@@ -148,6 +153,9 @@ fn load(
     for (number, run) in &runs {
         let pages = Arc::new(Pages::open(&**disk, run_name(*number))?);
         for (tenant, layout) in &run.parts {
+            if !layout.can_be() {
+                return Err(LoadError::Other);
+            }
             let segment = if let Some(segment) = segments.get(&layout.segment) {
                 Arc::clone(segment)
             } else {
@@ -208,6 +216,8 @@ pub(crate) struct Replay {
     held: VecDeque<Held>,
     /// Something that was read does not hold.
     damaged: bool,
+    /// When somebody was told how far it is.
+    told: Instant,
 }
 
 /// An op that may not be committed.
@@ -278,6 +288,10 @@ impl Replay {
 
     fn apply(&mut self, op: Held) {
         self.committed = Some(op.header.clone());
+        if self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            tracing::info!(file = op.segment.name, op = op.header.op.0, "the log is being read");
+        }
         if self.failed.is_some() {
             return;
         }

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kimberlite_store::fuzz::op(bytes));
+kimberlite_store_fuzz::target!(op);

@@ -582,3 +582,11 @@ fn decode_state(row: &[u8]) -> Result<StreamState, ReadError> {
     let (first_time, last_time) = (u64_at(33).cast_signed(), u64_at(41).cast_signed());
     Ok(StreamState { name, head, first_time, last_time })
 }
+
+/// Reads bytes as each kind of row that is not JSON, and JSON as each that is.
+#[cfg(feature = "fuzz")]
+pub(crate) fn decode_rows(bytes: &[u8], json: &[u8]) {
+    let _state = decode_state(bytes).is_ok();
+    let _rows = (decode::<Checkpoint>(json).is_ok(), decode::<RunRow>(json).is_ok());
+    let _row = decode::<TenantRow>(json).is_ok();
+}

@@ -52,6 +52,17 @@ pub(crate) struct Layout {
     pub(crate) last_time: i64,
 }
 
+impl Layout {
+    /// Whether all that it speaks of can be counted: no file is as large, and no run has as many records.
+    pub(crate) fn can_be(&self) -> bool {
+        let tables =
+            [self.entries, self.streams, self.types, self.tags, self.postings, self.ids, self.keys];
+        tables.iter().all(|table| table.at < 1 << 48 && table.rows <= 1 << 32)
+            && self.entries.rows <= 1 << NUMBER_BITS
+            && self.first < 1 << 53
+    }
+}
+
 /// A part on disk.
 #[derive(Debug)]
 pub(crate) struct Run {

@@ -374,6 +374,39 @@ fn rest(frame: &[u8], at: usize, end: usize) -> &[u8] {
     frame.get(at..end).unwrap_or_default()
 }
 
+/// Gives bytes the sentinels and checksums of a frame, wherever they lie in it, and leaves the rest as it is.
+#[cfg(feature = "fuzz")]
+pub(crate) fn seal_frame(frame: &mut [u8]) {
+    let length = frame.len();
+    if length < FRAME_HEAD_BYTES + FRAME_TAIL_BYTES {
+        return;
+    }
+    let u32_at = |frame: &[u8], at: usize| {
+        u32::from_le_bytes(frame[at..at + 4].try_into().expect("4")) as usize
+    };
+    frame[..4].copy_from_slice(&START);
+    frame[4..8].copy_from_slice(&(length as u32).to_le_bytes());
+    let Some(head) = front_length(frame) else { return };
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&frame[..16]);
+    crc.update(&frame[FRAME_HEAD_BYTES..head]);
+    frame[16..20].copy_from_slice(&crc.finalize().to_le_bytes());
+    let end = length - FRAME_TAIL_BYTES;
+    frame[end..].copy_from_slice(&frame_tail(length));
+    let mut at = head;
+    while let Some(left) = end.checked_sub(at + BLOCK_HEAD_BYTES).filter(|left| *left > 0) {
+        let stored = u32_at(frame, at + 4).clamp(1, left.min(BLOCK_BYTES_MAX));
+        let block = &mut frame[at..at + BLOCK_HEAD_BYTES + stored];
+        block[0] = 0;
+        block[4..8].copy_from_slice(&(stored as u32).to_le_bytes());
+        block[8..12].copy_from_slice(&(stored as u32).to_le_bytes());
+        block[12..16].fill(0);
+        let crc = block_crc(block);
+        block[BLOCK_CRC_AT..BLOCK_HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
+        at += BLOCK_HEAD_BYTES + stored;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use kimberlite_consensus::{Identity, Members, Op, ReplicaId, View};

@@ -137,11 +137,18 @@ fn encode(s: Superblock, sequence: u64) -> Vec<u8> {
     out
 }
 
-/// Reads a copy as it may lie on disk.
+/// Reads a copy as it may lie on disk; as it is, and sealed as each form of it is.
 #[cfg(feature = "fuzz")]
 pub(crate) fn decode_copy(bytes: &[u8]) {
-    if let Some(copy) = bytes.first_chunk() {
-        decode(copy);
+    let Some(copy) = bytes.first_chunk::<SAID_BYTES>() else { return };
+    decode(copy);
+    for sealed in [0, 8, 16, 24].map(|more| SEALED_BYTES + more) {
+        let mut copy = *copy;
+        copy[..8].copy_from_slice(MAGIC);
+        let seal = *blake3::hash(&copy[..sealed]).as_bytes();
+        copy[sealed..sealed + 32].copy_from_slice(&seal);
+        copy[sealed + 32..].fill(0);
+        decode(&copy);
     }
 }
 

@@ -1,0 +1,3 @@
+#![no_main]
+
+kimberlite_store_fuzz::target!(keys);
