@@ -13,6 +13,7 @@ mod damage;
 mod derived;
 mod format;
 mod point_in_time;
+mod progress;
 mod signing;
 mod stamps;
 mod subscribe;
