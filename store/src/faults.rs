@@ -397,11 +397,11 @@ async fn a_disk_that_stays_full_refuses_appends_until_there_is_room() {
 async fn a_full_disk_is_stopped_in_order_by_what_was_set_aside() {
     let open = |disk: &Arc<SimulatedDisk>| {
         let due = Due { records: 10_000, bytes: 1 << 30 };
-        Store::open_on(Arc::clone(disk) as Arc<dyn Disk>, 1 << 20, due, None).unwrap()
+        Store::open_on(Arc::clone(disk) as Arc<dyn Disk>, 1 << 20, due, None)
     };
     let name = || TenantName::new("dev").unwrap();
     let disk = SimulatedDisk::new();
-    let store = open(&disk);
+    let store = open(&disk).unwrap();
     let tenant = store.create_tenant(actor(), name()).await.unwrap();
     assert!(disk.exists("reserve").unwrap());
     disk.leave_room(16 * PAGE_BYTES);
@@ -419,10 +419,19 @@ async fn a_full_disk_is_stopped_in_order_by_what_was_set_aside() {
     drop((store, tenant));
     assert!(!disk.exists("reserve").unwrap(), "its room was needed");
     let commit = |disk: &SimulatedDisk| SuperblockFile::open(disk).unwrap().1.commit.0;
-    let left = disk.crashed(|| false);
     // The tenant's own op is the first.
-    assert_eq!(commit(&left), 1 + appended as u64, "the superblock says what was committed");
-    let store = open(&left);
+    let said = commit(&disk.crashed(|| false));
+    assert_eq!(said, 1 + appended as u64, "the superblock says what was committed");
+    let left = disk.crashed(|| true);
+    assert!(!left.exists("reserve").unwrap());
+    // What is derived is not thrown away where it cannot be made anew.
+    let derived = left.list("index").unwrap();
+    assert!(!derived.is_empty());
+    left.leave_room(0);
+    assert!(matches!(open(&left), Err(OpenError::Io { .. })), "it needs room, here");
+    assert_eq!(left.list("index").unwrap(), derived);
+    left.make_room();
+    let store = open(&left).unwrap();
     assert!(left.exists("reserve").unwrap(), "room is set aside again");
     let tenant = store.tenant(&name()).unwrap();
     store.append(&tenant, command(500, &[("a", 1, 10)])).await.unwrap();

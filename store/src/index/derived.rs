@@ -231,8 +231,12 @@ impl Derived {
             Self::clear(&*disk)?;
         }
         let broken = Arc::new(AtomicBool::new(false));
-        let opened =
-            if disk.exists(DATABASE)? { open_database(&*disk, &broken).ok() } else { None };
+        let there = disk.exists(DATABASE)?;
+        let opened = match there.then(|| open_database(&*disk, &broken)) {
+            // What is there is whole, and where there is no room it cannot be made anew.
+            Some(Err(error)) if error.kind() == io::ErrorKind::StorageFull => return Err(error),
+            opened => opened.and_then(Result::ok),
+        };
         let database = if let Some(database) = opened {
             database
         } else {
