@@ -1,11 +1,29 @@
-"""What the checks ask of a running server. Standard library only."""
+"""What the checks ask of a running server, and servers of their own. Standard library only."""
 
 import json
 import os
+import subprocess
 import urllib.parse
 import urllib.request
 
 URL = os.environ.get("KIMBERLITE_URL", "http://127.0.0.1:7070")
+
+
+class Server:
+    """One of its own, which can be stopped and started with other settings."""
+
+    def __init__(self, folder, **settings):
+        command = [os.environ["KIMBERLITE"], "dev", "--listen", "127.0.0.1:0", "--data", f"{folder}/data"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **settings})
+        self.url = next(line for line in self.process.stdout if "http://127.0.0.1:" in line).split("listens on ")[1].split()[0]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.stdout.read()
+        assert self.process.wait(30) == 0, "the server did not stop cleanly"
 
 
 def get(path):
@@ -13,10 +31,10 @@ def get(path):
         return json.load(answer)
 
 
-def append(stream, events):
+def append(stream, events, url=URL):
     path = f"/v1/streams/{urllib.parse.quote(stream, safe='')}/events"
     body = json.dumps({"events": events}).encode()
-    with urllib.request.urlopen(urllib.request.Request(URL + path, body, {"content-type": "application/json"}), timeout=30) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url + path, body, {"content-type": "application/json"}), timeout=30) as answer:
         assert answer.status == 201, answer.status
 
 

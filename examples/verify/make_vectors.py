@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 STREAM, TYPE, ACTOR, SUBJECT = 1, 2, 3, 4
-DATA, METADATA, OCCURRED_AT, TAGS, IDEMPOTENCY = 4, 5, 6, 7, 8
-KINDS = {"event": 1, "stream_deleted": 2}
+DATA, METADATA, OCCURRED_AT, TAGS, IDEMPOTENCY, BODY = 4, 5, 6, 7, 8, 9
+KINDS = {"event": 1, "stream_deleted": 2, "log_forked": 3, "checkpoint_stamped": 65}
 
 
 def made(label, length):
@@ -82,6 +82,10 @@ def event_id(label):
     return uuid.UUID(bytes=made(f"id {label}", 16), version=4).bytes
 
 
+def body(label, **members):
+    return clear(BODY, json.dumps(members, separators=(",", ":")), label)
+
+
 def log():
     subjects = [(SUBJECT, FLAT[0]), (SUBJECT, METER[0])]  # the caller's order, not the references' own
     request = hashlib.sha256(b"a request").hexdigest()
@@ -106,6 +110,13 @@ def log():
          [gone("erased", third), gone("expired", clear(METADATA, "{}", "third"))]),
         ("the stream is deleted; the version is its last event's",
          "stream_deleted", event_id("fourth"), 2, (1774000000000003, "2026-03-20T09:46:40.000003Z"), [NAMES[0], NAMES[2]], []),
+        ("the log was restored and goes on under another id",
+         "log_forked", event_id("fifth"), 0, (1774000000000004, "2026-03-20T09:46:40.000004Z"), [NAMES[2]],
+         [body("fifth", new_log_id=made("another log id", 16).hex(), origin="log.example/t1", size=4, root=made("root", 32).hex())]),
+        ("a checkpoint was stamped; note and token are made up, so nothing but their place is shown",
+         "checkpoint_stamped", event_id("sixth"), 0, (1774000000000005, "2026-03-20T09:46:40.000005Z"), [NAMES[2]],
+         [body("sixth", checkpoint="log.example/t1\n5\n…", authority="http://tsa.example/tsa", time="2026-03-20T09:46:40.000000Z",
+               token="MAA=", previous=None)]),
     ]
     previous, records = hashlib.sha256(b"kimberlite log" + LOG_ID).digest(), []
     for line in plan:

@@ -18,13 +18,16 @@ use crate::{
     log::{self, superblock::SuperblockFile},
     node::machine::Machine,
     record::{
-        Entry, Leaf, LeafFields, PayloadKind, Payloads, Role, encode_leaf, genesis, leaf_hash, salt,
+        Entry, Leaf, LeafFields, PayloadKind, Payloads, RecordKind, Role, encode_leaf, genesis,
+        leaf_hash, salt,
     },
     words::{Actor, EventType, Hash, Hex, Reference, StreamName, Timestamp},
 };
 
 const GOLDEN: &str = include_str!("../tests/golden/format-1.txt");
 const VECTORS: &str = include_str!("../../examples/verify/vectors.json");
+const CHECKER: &str = include_str!("../../examples/verify/verify.py");
+const FORMAT: &str = include_str!("../FORMAT.md");
 
 const CLUSTER: [u8; 16] = [0xc1; 16];
 const TENANT: [u8; 16] = [0xa1; 16];
@@ -357,5 +360,51 @@ fn the_vectors_leaves_are_what_would_be_written() {
         assert_eq!(Hex(&again).to_string(), Hex(stored).to_string());
         written += 1;
     }
-    assert_eq!(written, 2, "an event and a deletion");
+    assert_eq!(written, 4, "an event, a deletion, a fork and a stamp");
+}
+
+/// The part of `text` between these two.
+fn between<'a>(text: &'a str, before: &str, behind: &str) -> &'a str {
+    let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("{before} is not there"));
+    rest.split_once(behind).unwrap().0
+}
+
+/// `1 to 4 and 65`, one by one.
+fn numbers(text: &str) -> Vec<u8> {
+    let number = |n: &str| n.trim().parse::<u8>().unwrap();
+    let ranges = text.split(" and ").flat_map(|range| match range.split_once(" to ") {
+        Some((first, last)) => number(first)..=number(last),
+        None => number(range)..=number(range),
+    });
+    ranges.collect()
+}
+
+#[test]
+fn the_kinds_that_the_format_lists_are_those_that_are_known_here_and_to_strangers() {
+    let table = between(FORMAT, "### Record kinds", "### Payload kinds");
+    let rows = table.lines().filter_map(|line| {
+        let (number, what) = line.strip_prefix("| ")?.split_once(" | ")?;
+        Some((number.parse::<u8>().ok()?, what.replace(' ', "_")))
+    });
+    let rows: Vec<_> = rows.collect();
+    let written = numbers(between(table, "This version writes kinds ", ";"));
+    let ours = (0..=u8::MAX).filter_map(|n| Some((n, RecordKind::from_byte(n)?.name())));
+    let ours: Vec<(u8, &str)> = ours.collect();
+    assert_eq!(ours.iter().map(|(n, _)| *n).collect::<Vec<_>>(), written);
+    for (number, name) in &ours {
+        let (_, what) = rows.iter().find(|(n, _)| n == number).expect("a row of the table");
+        assert!(what.starts_with(name), "{number} is {name} here, and there {what}");
+    }
+    let theirs: Vec<String> = ours.iter().map(|(n, name)| format!("{n}: \"{name}\"")).collect();
+    assert_eq!(between(CHECKER, "RECORDS = {", "}"), theirs.join(", "), "verify.py");
+
+    let listed = between(FORMAT, "### Payload kinds", "## Commitments");
+    let mut theirs = vec!["\"\"".to_owned()];
+    for (n, kind) in (1..=u8::MAX).map_while(|n| Some((n, PayloadKind::from_byte(n)?))) {
+        let first = kind.name();
+        assert!(listed.contains(&format!("{n} {first}")), "{n} {first} is not in the list");
+        theirs.push(format!("\"{first}\""));
+    }
+    assert!(!listed.contains(&format!(", {} ", theirs.len())), "the list has a kind more");
+    assert_eq!(between(CHECKER, "PAYLOADS = [", "]"), theirs.join(", "), "verify.py");
 }

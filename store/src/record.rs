@@ -106,7 +106,7 @@ impl FromIterator<PayloadKind> for PayloadKinds {
 }
 
 impl PayloadKind {
-    fn from_byte(byte: u8) -> Option<Self> {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::StreamName,
             2 => Self::TypeName,
