@@ -226,7 +226,7 @@ call 200 GET "/v1/records/$first/leaf"
 has_header 'content-type: application/octet-stream'
 cp "$work/body" "$work/leaf"
 call 200 GET "/v1/records/$first/opening"
-has '"salt":"'
+has '"salt":"' '"names":['
 if command -v sha256sum >/dev/null; then
   [[ $(text hash) == "$({ printf '\0'; cat "$work/leaf"; } | sha256sum | cut -d' ' -f1)" ]] || fail "another hash than that of the leaf"
 fi
@@ -241,7 +241,7 @@ call 200 GET "/v1/events/$first/proof"
 call 200 GET /v1/log/checkpoint
 has_header 'content-type: text/plain; charset=utf-8'
 call 200 GET /v1/log/keys
-has '"vkey":"' '"from":0'
+has '"vkey":"' '"from":0' '"log_id":"'
 call 200 GET '/v1/log/consistency?from=1'
 call 200 GET /v1/log/tile/0/000.p/1
 call 200 GET /v1/log/tile/entries/000.p/1

@@ -21,7 +21,7 @@ use crate::{
     disk::Disk,
     error::ReadError,
     index::{
-        Changed, Layout, MemoryPart, NO_RUN, Pages, Run, TenantDerived,
+        Changed, KnownActor, Layout, MemoryPart, NO_RUN, Pages, Run, TenantDerived,
         derived::{Checkpoint, Derived, FOLDER, RunRow, TenantChange, TenantRow, run_name},
         write_pages, write_part,
     },
@@ -50,7 +50,7 @@ struct FrozenTenant {
     streams: Arc<Changed>,
     first_type: u32,
     types: Vec<(EventType, Reference)>,
-    actors: Vec<(Actor, Reference)>,
+    actors: Vec<(Actor, KnownActor)>,
     parts: Vec<Arc<MemoryPart>>,
 }
 
@@ -275,8 +275,8 @@ fn freeze(tenants: &Tenants, behind: &Behind) -> Frozen {
         index.saved_types = index.names.types.list.len();
         let new_actors = std::mem::take(&mut index.new_actors);
         let actors = new_actors.into_iter().map(|name| {
-            let reference = index.names.actors[&name];
-            (name, reference)
+            let known = index.names.actors[&name];
+            (name, known)
         });
         let actors = actors.collect();
         let (streams, parts) = (index.names.freeze(), index.freeze());

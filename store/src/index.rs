@@ -16,12 +16,12 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::RwLockReadGuard;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use names::{Changed, Names, StreamHead, StreamState, TenantDerived};
+pub(crate) use names::{Changed, KnownActor, Names, StreamHead, StreamState, TenantDerived};
 pub(crate) use pages::{Pages, write_pages};
 pub(crate) use part::{MemoryPart, RecordEntry, Rows, idempotency_digest};
 pub(crate) use run::{Layout, NO_RUN, Run, write_part};
 pub(crate) use select::{Search, StreamRange};
-pub(crate) use slice::{Slice, View};
+pub(crate) use slice::{About, Slice, View};
 
 use derived::TenantRow;
 
@@ -212,7 +212,9 @@ impl TenantIndex {
             match kind {
                 PayloadKind::StreamName => self.introduce_stream(leaf, json)?,
                 PayloadKind::TypeName => self.introduce_type(leaf, json)?,
-                PayloadKind::ActorName => self.introduce_actor(leaf, json)?,
+                PayloadKind::ActorName => {
+                    self.introduce_actor(leaf, json, self.position(rows))?;
+                }
                 PayloadKind::OccurredAt => {
                     let text: String = parse(json)?;
                     occurred = Timestamp::parse(&text).map(Timestamp::micros);
@@ -325,11 +327,16 @@ impl TenantIndex {
         if self.names.types.push(name, reference) { Ok(()) } else { Err("a type is named twice") }
     }
 
-    fn introduce_actor(&mut self, leaf: &Leaf<'_>, json: &[u8]) -> Result<(), &'static str> {
+    fn introduce_actor(
+        &mut self,
+        leaf: &Leaf<'_>,
+        json: &[u8],
+        first: u64,
+    ) -> Result<(), &'static str> {
         let reference = leaf.reference(Role::Actor).ok_or("an actor's name without an actor")?;
         let name = Actor::new(&parse::<String>(json)?).map_err(|_| "an actor's name")?;
         self.new_actors.push(name.clone());
-        if self.names.actors.insert(name, reference).is_some() {
+        if self.names.actors.insert(name, KnownActor { reference, first }).is_some() {
             return Err("an actor is named twice");
         }
         Ok(())

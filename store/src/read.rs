@@ -182,6 +182,15 @@ pub struct RecordView {
     pub payloads: Vec<PayloadView>,
 }
 
+/// A name that a record's leaf has only the reference of, and where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedBefore {
+    /// Whose: `stream`, `type` or `actor`.
+    pub kind: &'static str,
+    /// The earlier record that has the name as a payload.
+    pub position: Position,
+}
+
 /// One payload of a record.
 #[derive(Clone, Debug)]
 pub struct PayloadView {

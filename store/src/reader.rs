@@ -9,13 +9,13 @@ use crate::{
     disk::may_wait,
     error::{Damage, ReadError},
     fragment::{FragmentCache, Locator, PIECE_RECORDS, Piece, RecordReader, refuse_damage},
-    index::{Search, Slice, StreamRange, View},
+    index::{About, Search, Slice, StreamRange, View, derived},
     limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX},
     read::{
-        After, Batch, Cursor, Direction, Filter, PayloadState, PayloadView, RecordView, Selection,
-        Shape, Source, StoredEvent,
+        After, Batch, Cursor, Direction, Filter, NamedBefore, PayloadState, PayloadView,
+        RecordView, Selection, Shape, Source, StoredEvent,
     },
-    record::{Entry, Leaf, genesis, leaf_hash, salt},
+    record::{Entry, Leaf, PayloadKind, Role, genesis, leaf_hash, salt},
     tenant::TenantShared,
     words::{Position, Timestamp, Version},
 };
@@ -333,6 +333,50 @@ impl Reader<'_> {
             payloads,
         })
     }
+    /// One record, and where the names stand that its leaf has only references of.
+    pub(crate) fn opening(
+        &self,
+        position: Position,
+    ) -> Result<(RecordView, Vec<NamedBefore>), ReadError> {
+        let record = self.record(position)?;
+        let view = self.tenant.view();
+        let (_, entry) = view.entry(position.get())?.ok_or(ReadError::NoRecord)?;
+        let (stored, _) = record.leaf.split_at(record.leaf.len() - size_of_val(&entry.hash.0));
+        let leaf = Leaf::decode(stored).expect("it was read above");
+        let mut names = Vec::new();
+        for (role, kind) in [
+            (Role::Stream, PayloadKind::StreamName),
+            (Role::Type, PayloadKind::TypeName),
+            (Role::Actor, PayloadKind::ActorName),
+        ] {
+            let Some(reference) = leaf.reference(role) else { continue };
+            if entry.kinds.iter().any(|own| own == kind) {
+                continue;
+            }
+            let first = match role {
+                Role::Stream => view.first(About::Stream(entry.stream))?,
+                Role::Type => view.first(About::Type(entry.event_type))?,
+                Role::Actor | Role::Subject => {
+                    let index = self.tenant.index.read();
+                    let mut known = index.names.actors.values();
+                    known.find(|known| known.reference == reference).map(|known| known.first)
+                }
+            };
+            // A derived file that leads astray is damaged, whatever its checksums say.
+            let named = first.filter(|first| *first < position.get()).and_then(Position::new);
+            let named = named.ok_or_else(|| astray("a name is of no earlier record"))?;
+            let (_, there) = view.entry(named.get())?.ok_or(ReadError::NoRecord)?;
+            if !there.kinds.iter().any(|its| its == kind) {
+                return Err(astray("a name stands in another record"));
+            }
+            names.push(NamedBefore { kind: kind.name(), position: named });
+        }
+        Ok((record, names))
+    }
+}
+
+fn astray(what: &'static str) -> ReadError {
+    Damage { file: derived::DATABASE.into(), offset: 0, what }.into()
 }
 
 /// How many events, and after how many bytes there are enough.

@@ -100,7 +100,7 @@ pub(crate) fn new_id() -> [u8; 16] {
 /// How an actor is known.
 pub(crate) fn actor_use(index: &TenantIndex, actor: &Actor) -> NameUse<Actor> {
     let seen = match index.names.actors.get(actor).copied() {
-        Some(reference) => Seen::Known(reference),
+        Some(known) => Seen::Known(known.reference),
         None => fresh(PayloadKind::ActorName, actor.as_str()),
     };
     NameUse { name: actor.clone(), seen }

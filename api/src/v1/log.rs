@@ -7,7 +7,11 @@ use axum::{
     http::request::Parts,
     response::Response,
 };
-use kimberlite_store::{SignedLog, proof::TilePath, words::Position};
+use kimberlite_store::{
+    SignedLog,
+    proof::TilePath,
+    words::{Hex, Position},
+};
 use serde::Serialize;
 
 use super::{
@@ -40,6 +44,10 @@ struct LogKeysBody {
     /// What the log is called; its key's name.
     #[schema(example = "kimberlite-0123456789abcdef/dev")]
     origin: String,
+    /// The log's id, in hex: SHA-256(`kimberlite log` ‖ its 16 bytes) stands in the leaf of record 0
+    /// for the hash of the record before. It stays the first one also behind a fork. Keep it with the key.
+    #[schema(pattern = "^[0-9a-f]{32}$")]
+    log_id: String,
     /// The key that signs now, as a C2SP vkey.
     vkey: String,
     /// Every key that has signed, the oldest first.
@@ -202,7 +210,7 @@ pub(crate) async fn list_log_keys(
     request: Request,
 ) -> Result<Response, Problem> {
     plain(&request.into_parts().0)?;
-    Ok(keys(&*signed(&app).await?))
+    Ok(keys(&app, &*signed(&app).await?))
 }
 
 /// A new key for the log
@@ -220,7 +228,7 @@ pub(crate) async fn rotate_log_key(
     request: Request,
 ) -> Result<Response, Problem> {
     plain(&request.into_parts().0)?;
-    Ok(keys(&*app.store.rotate_log_key(&app.tenant).await?))
+    Ok(keys(&app, &*app.store.rotate_log_key(&app.tenant).await?))
 }
 
 /// How many witnesses a caller wants to have cosigned.
@@ -244,12 +252,14 @@ async fn signed(app: &App) -> Result<Arc<SignedLog>, Problem> {
     Ok(app.store.signed_at(&app.tenant, 0).await?)
 }
 
-fn keys(signed: &SignedLog) -> Response {
+fn keys(app: &App, signed: &SignedLog) -> Response {
+    let log_id = Hex(&app.store.log_id(&app.tenant)).to_string();
     let keys = signed.keys.iter();
     let keys: Vec<_> =
         keys.map(|key| LogKeyBody { vkey: key.vkey.to_string(), from: key.from }).collect();
     let vkey = keys.last().map(|key| key.vkey.clone()).unwrap_or_default();
-    receipt::json(&LogKeysBody { origin: signed.checkpoint.origin.clone(), vkey, keys })
+    let origin = signed.checkpoint.origin.clone();
+    receipt::json(&LogKeysBody { origin, log_id, vkey, keys })
 }
 
 /// 200 with plain text.

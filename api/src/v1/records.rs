@@ -65,7 +65,9 @@ struct PayloadBody {
 }
 
 /// What lets someone check a record's payloads against its leaf: each `SHA-256(salt ‖ json)` is its
-/// commitment.
+/// commitment. Where the leaf has only a reference to a stream, a type or an actor, `names` says which
+/// earlier record has the name beside the same reference: its opening and its proof, under the same
+/// checkpoint, tie the name to this record.
 #[derive(Serialize, utoipa::ToSchema)]
 #[schema(as = Opening)]
 struct OpeningBody {
@@ -78,6 +80,19 @@ struct OpeningBody {
     hash: String,
     /// In the leaf's order.
     payloads: Vec<OpenedBody>,
+    /// The names that stand in earlier records.
+    names: Vec<NameBody>,
+}
+
+/// Where a name stands.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = NameElsewhere)]
+struct NameBody {
+    /// Whose it is: `stream`, `type` or `actor`.
+    #[schema(pattern = "^(stream|type|actor)$", example = "stream")]
+    kind: &'static str,
+    /// Position of the earlier record that has the name as a payload of this kind.
+    position: u64,
 }
 
 /// One payload, opened.
@@ -142,7 +157,8 @@ pub(crate) async fn read_record_leaf(
 
 /// A record's opening
 ///
-/// The leaf, and the salt and JSON of each payload that is still there.
+/// The leaf, the salt and JSON of each payload that is still there, and the position of each record
+/// that has a name which this one only refers to.
 #[utoipa::path(
     get, path = "/v1/records/{position}/opening", tag = "records", operation_id = "read_record_opening",
     params(("position" = u64, Path, description = "The record's position", example = 0)),
@@ -155,7 +171,7 @@ pub(crate) async fn read_record_opening(
     PositionPath(position): PositionPath,
     request: Request,
 ) -> Result<Response, Problem> {
-    opening(&record(&app, position, &request.into_parts().0, Kind::Any).await?)
+    opening(&app, position, &request.into_parts().0, Kind::Any).await
 }
 
 /// An event's leaf
@@ -191,7 +207,7 @@ pub(crate) async fn read_event_opening(
     PositionPath(position): PositionPath,
     request: Request,
 ) -> Result<Response, Problem> {
-    opening(&record(&app, position, &request.into_parts().0, Kind::Event).await?)
+    opening(&app, position, &request.into_parts().0, Kind::Event).await
 }
 
 /// A record's proof
@@ -274,7 +290,10 @@ async fn find(
     kind: Kind,
 ) -> Result<RecordView, Problem> {
     conditions::refuse(&request.headers, Refused::KeyAndConditions)?;
-    let record = app.store.record(&app.tenant, position).await?;
+    wanted(app.store.record(&app.tenant, position).await?, kind)
+}
+
+fn wanted(record: RecordView, kind: Kind) -> Result<RecordView, Problem> {
     if kind == Kind::Event && record.kind != "event" {
         return Err(ReadError::NoRecord.into());
     }
@@ -285,7 +304,16 @@ fn leaf(record: &RecordView) -> Response {
     with_type(record.leaf.clone().into(), "application/octet-stream")
 }
 
-fn opening(record: &RecordView) -> Result<Response, Problem> {
+async fn opening(
+    app: &App,
+    position: Position,
+    request: &Parts,
+    kind: Kind,
+) -> Result<Response, Problem> {
+    query::none(request.uri.query())?;
+    conditions::refuse(&request.headers, Refused::KeyAndConditions)?;
+    let (record, names) = app.store.opening(&app.tenant, position).await?;
+    let record = wanted(record, kind)?;
     let opened = |view: &PayloadView| {
         let (salt, json) = match &view.state {
             PayloadState::Clear { salt, json } => {
@@ -302,6 +330,10 @@ fn opening(record: &RecordView) -> Result<Response, Problem> {
         leaf: Hex(&record.leaf).to_string(),
         hash: record.hash.to_string(),
         payloads: record.payloads.iter().map(opened).collect::<Result<_, Problem>>()?,
+        names: names
+            .iter()
+            .map(|name| NameBody { kind: name.kind, position: name.position.get() })
+            .collect(),
     }))
 }
 

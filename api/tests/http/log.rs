@@ -5,6 +5,7 @@ use kimberlite_store::{
     words::Hash,
 };
 use serde_json::{Value, json};
+use sha2::Digest as _;
 
 use crate::{
     server,
@@ -52,6 +53,13 @@ async fn a_stranger_checks_leaf_proof_and_growth() {
         let covered = receipt.verify(leaf_hash(&leaf), &key, &[]).unwrap();
         assert!((receipt.index, covered.checkpoint.size) == (299, 300), "{covered:?}");
     }
+    // What stands before the first record is made from the log's id.
+    let keys = client.get("/v1/log/keys").await.ok(200);
+    let id = keys["log_id"].as_str().unwrap().as_bytes().chunks(2);
+    let id = id.map(|digits| u8::from_str_radix(str::from_utf8(digits).unwrap(), 16).unwrap());
+    let genesis = sha2::Sha256::digest([b"kimberlite log", &id.collect::<Vec<_>>()[..]].concat());
+    let first = client.get("/v1/records/0/leaf").await.body;
+    assert_eq!(first[first.len() - 32..], genesis[..]);
     let early = checkpoint(&mut client, &key).await;
     append(&mut client, 10).await;
     client.get("/v1/events/309/proof").await;

@@ -1,5 +1,7 @@
 //! Reading: pages, filters, formats, records, pages for people.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use crate::{server, support::Client};
@@ -187,12 +189,48 @@ async fn records_show_what_their_leaves_commit_to() {
     for kind in ["stream", "type", "actor", "data", "tags"] {
         assert!(text.contains(&format!("\"kind\":\"{kind}\"")), "{kind}: {opening:#}");
     }
+    let salts = opening["payloads"].as_array().unwrap().iter();
+    let salts: HashSet<_> = salts.map(|payload| payload["salt"].as_str().unwrap()).collect();
+    assert_eq!(salts.len(), 5, "who opens one payload opens no other: {opening:#}");
     let record = client.get("/v1/records/0").await.ok(200);
     assert_eq!(record["kind"], "event", "{record:#}");
     client.send("DELETE", "/v1/streams/s", &[], "").await;
     assert_eq!(client.get("/v1/records/1").await.ok(200)["kind"], "stream_deleted");
     client.get("/v1/events/1").await.problem(404, "record_unknown");
     client.get("/v1/records/2").await.problem(404, "record_unknown");
+}
+
+#[tokio::test]
+async fn an_opening_says_which_earlier_records_have_the_names() {
+    let (server, _folder) = server();
+    let mut client = server.client().await;
+    let event = |event_type: &str| json!({"events": [{"type": event_type}]}).to_string();
+    for (stream, event_type) in [("a", "t"), ("b", "t"), ("b", "u"), ("a", "u"), ("a", "t")] {
+        let path = format!("/v1/streams/{stream}/events");
+        client.post(&path, event(event_type)).await.ok(201);
+    }
+    assert_eq!(client.send("DELETE", "/v1/streams/b", &[], "").await.status, 204);
+    client.post("/v1/streams/b/events?recreate=true", event("t")).await.ok(201);
+    // Stream, type and actor; none where the record itself has the name, nor for what it does not refer to.
+    let expected = [
+        [None, None, None],
+        [None, Some(0), Some(0)],
+        [Some(1), None, Some(0)],
+        [Some(0), Some(2), Some(0)],
+        [Some(0), Some(0), Some(0)],
+        [Some(1), None, Some(0)],
+        [Some(1), Some(0), Some(0)],
+    ];
+    for (position, wanted) in expected.iter().enumerate() {
+        let opening = client.get(&format!("/v1/records/{position}/opening")).await.ok(200);
+        let kinds = ["stream", "type", "actor"].into_iter().zip(wanted);
+        let names = kinds.filter_map(|(kind, at)| Some(json!({"kind": kind, "position": (*at)?})));
+        assert_eq!(opening["names"], Value::Array(names.collect()), "record {position}");
+    }
+    let (of_event, of_record) =
+        (client.get("/v1/events/3/opening").await, client.get("/v1/records/3/opening").await);
+    assert_eq!(of_event.body, of_record.body);
+    client.get("/v1/events/5/opening").await.problem(404, "record_unknown");
 }
 
 #[tokio::test]

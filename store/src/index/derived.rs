@@ -25,7 +25,7 @@ use redb::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    names::{StreamHead, StreamState},
+    names::{KnownActor, StreamHead, StreamState},
     run::{Layout, NO_RUN},
 };
 use crate::{
@@ -40,7 +40,7 @@ pub(crate) const DATABASE: &str = "index/names";
 /// Its presence asks for everything derived to be made anew.
 pub(crate) const REBUILD: &str = "index/rebuild";
 /// What derived files of this version look like.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// Bytes of the database's own cache.
 const CACHE_BYTES: usize = 16 << 20;
 
@@ -113,7 +113,7 @@ pub(crate) struct TenantChange {
     /// New types and where they begin.
     pub(crate) first_type: u32,
     pub(crate) types: Vec<(EventType, Reference)>,
-    pub(crate) actors: Vec<(Actor, Reference)>,
+    pub(crate) actors: Vec<(Actor, KnownActor)>,
     /// Streams with events in the parts that are written, and the first position of the newest such part.
     pub(crate) stream_runs: HashMap<u32, u64>,
 }
@@ -123,7 +123,7 @@ pub(crate) struct LoadedTenant {
     pub(crate) tenant: [u8; 16],
     pub(crate) row: TenantRow,
     pub(crate) types: Vec<(EventType, Reference)>,
-    pub(crate) actors: HashMap<Actor, Reference>,
+    pub(crate) actors: HashMap<Actor, KnownActor>,
 }
 
 /// A checkpoint with its tenants and numbered runs.
@@ -355,7 +355,10 @@ impl Derived {
         for (at, row) in actors {
             let i = of(&mut out, &at)?;
             let name = Actor::new(text(&at[16..])?).map_err(|_| unreadable())?;
-            out[i].actors.insert(name, Reference(sixteen(&row)?));
+            let (reference, first) = row.split_at_checked(16).ok_or_else(unreadable)?;
+            let first = u64::from_be_bytes(first.try_into().map_err(|_| unreadable())?);
+            let reference = Reference(sixteen(reference)?);
+            out[i].actors.insert(name, KnownActor { reference, first });
         }
         let runs: Result<_, ReadError> =
             runs.into_iter().map(|(n, row)| Ok((n, decode(&row)?))).collect();
@@ -489,9 +492,9 @@ fn write_all(
                 let row = [&reference.0, name.as_str().as_bytes()].concat();
                 types.insert(&key(change.tenant, &id.to_be_bytes())[..], &row[..])?;
             }
-            for (name, reference) in &change.actors {
+            for (name, KnownActor { reference, first }) in &change.actors {
                 let at = key(change.tenant, name.as_str().as_bytes());
-                actors.insert(&at[..], &reference.0[..])?;
+                actors.insert(&at[..], &[&reference.0[..], &first.to_be_bytes()].concat()[..])?;
             }
         }
         drop((runs, rows, types, actors));

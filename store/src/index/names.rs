@@ -58,7 +58,15 @@ pub(crate) struct Names {
     frozen: Option<Arc<Changed>>,
     next_stream: u32,
     pub(crate) types: Types,
-    pub(crate) actors: HashMap<Actor, Reference>,
+    pub(crate) actors: HashMap<Actor, KnownActor>,
+}
+
+/// What is known of an actor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KnownActor {
+    pub(crate) reference: Reference,
+    /// Position of the record that has the name.
+    pub(crate) first: u64,
 }
 
 /// Event types in both directions.
@@ -82,7 +90,7 @@ impl Names {
     pub(crate) fn load(
         next_stream: u32,
         types: Vec<(EventType, Reference)>,
-        actors: HashMap<Actor, Reference>,
+        actors: HashMap<Actor, KnownActor>,
     ) -> Self {
         let mut names = Self { next_stream, actors, ..Self::default() };
         names.recent.first_new = next_stream;

@@ -180,6 +180,18 @@ impl View {
         Ok(Some((slice.segment(), slice.entries(false).get(position)?)))
     }
 
+    /// The first event with something.
+    pub(crate) fn first(&self, about: About<'_>) -> Result<Option<u64>, ReadError> {
+        for slice in self.slices.iter() {
+            if let Some(mut postings) = slice.postings(about)?
+                && postings.len() > 0
+            {
+                return Ok(Some(slice.first() + u64::from(postings.get(0)?)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Where an event or record with this id is. One that came later is not seen: the window knows it.
     pub(crate) fn find_id(&self, id: &[u8; 16]) -> Result<Option<u64>, ReadError> {
         for slice in self.slices.iter().rev() {

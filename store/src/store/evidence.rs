@@ -11,6 +11,7 @@ use crate::{
     proof::{
         Receipt, Tile, TilePath, consistency, inclusion, root_of_inclusion, verify_consistency,
     },
+    read::{NamedBefore, RecordView},
     reader::Reader,
     record::{genesis, leaf_hash},
     signing::{SignedLog, SigningError},
@@ -50,6 +51,23 @@ pub struct Consistency {
 }
 
 impl Store {
+    /// One record as [`Store::record`] has it, and where the names stand that its leaf has only references of.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn opening(
+        &self,
+        tenant: &Tenant,
+        position: Position,
+    ) -> Result<(RecordView, Vec<NamedBefore>), ReadError> {
+        self.reading(tenant, false, move |reader| reader.opening(position)).await
+    }
+
+    /// The id that the log's chain of leaves and its payloads' keys begin with; that of the first log, also behind a fork.
+    pub fn log_id(&self, tenant: &Tenant) -> [u8; 16] {
+        tenant.shared.log_id
+    }
+
     /// The newest checkpoint; `None` while there is none.
     pub fn signed(&self, tenant: &Tenant) -> Option<Arc<SignedLog>> {
         tenant.shared.signed.borrow().clone()

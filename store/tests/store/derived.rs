@@ -1,13 +1,15 @@
 //! What is derived from the log: the same answers with it, without it, from memory and from disk; never a wrong one.
 
-use std::{fmt::Write as _, fs::OpenOptions, os::unix::fs::FileExt, path::Path};
+use std::{
+    collections::HashMap, fmt::Write as _, fs::OpenOptions, os::unix::fs::FileExt, path::Path,
+};
 
 use kimberlite_store::{
     Store, Tenant,
     append::{Append, AppendError, DeleteStream, Expected, Idempotency, NewEvent, Rejection},
     error::ReadError,
-    read::{After, Direction, Filter, Selection, Shape, Source},
-    words::{EventType, Position, Tag, TenantName, Timestamp, Version},
+    read::{After, Direction, Filter, NamedBefore, RecordView, Selection, Shape, Source},
+    words::{Actor, EventType, Position, Tag, TenantName, Timestamp, Version},
 };
 use uuid::Uuid;
 
@@ -40,7 +42,8 @@ fn command(i: u32) -> Append {
     });
     let stream = to_stream(&format!("case/{}", i % 40), Expected::Any, vec![event]);
     let appends = vec![kimberlite_store::append::StreamAppend { recreate: true, ..stream }];
-    Append { actor: actor(), appends, conditions: Vec::new(), idempotency }
+    let actor = if i < 500 { actor() } else { Actor::new("late").unwrap() };
+    Append { actor, appends, conditions: Vec::new(), idempotency }
 }
 
 /// A folder whose index lies on disk for the most part, in several segments.
@@ -108,12 +111,32 @@ async fn answers(store: &Store, tenant: &Tenant) -> Result<String, ReadError> {
     for info in store.streams(tenant, "case/".into(), Some("case/2".into()), 100).await? {
         writeln!(out, "{info:?}").unwrap();
     }
+    let mut named = HashMap::new();
     for i in 0..=EVENTS {
-        let record = store.record(tenant, Position::new(u64::from(i)).unwrap()).await?;
+        let (record, names) = store.opening(tenant, Position::new(u64::from(i)).unwrap()).await?;
+        assert_eq!(names, names_before(&mut named, &record), "record {i}");
         writeln!(out, "{} {} {}", record.position, record.kind, record.hash).unwrap();
     }
     assert_eq!(whole.lines().count(), EVENTS as usize);
     Ok(out)
+}
+
+/// Where a record's names stand that it does not have itself, as its leaf and those before it say.
+fn names_before(named: &mut HashMap<[u8; 17], Position>, record: &RecordView) -> Vec<NamedBefore> {
+    let references = usize::from(record.leaf[2]);
+    let references = record.leaf[36..].chunks_exact(17).take(references);
+    let kinds = ["stream", "type", "actor"];
+    let mut before = Vec::new();
+    for reference in references {
+        let kind = kinds[usize::from(reference[0]) - 1];
+        let reference = reference.try_into().unwrap();
+        if record.payloads.iter().any(|payload| payload.kind == kind) {
+            assert_eq!(named.insert(reference, record.position), None, "it is named twice");
+        } else {
+            before.push(NamedBefore { kind, position: named[&reference] });
+        }
+    }
+    before
 }
 
 /// All pages of a selection, or why there are none.
