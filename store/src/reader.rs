@@ -1,5 +1,8 @@
 //! Answers selections: which events, from where, in which shape.
 
+#[cfg(test)]
+mod gone;
+
 use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
