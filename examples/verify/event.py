@@ -3,15 +3,30 @@
 
 Usage: event.py FILE VKEY [WITNESS …]
 
-FILE is what /v1/records/{position}/opening answered, with two members added: `proof`, the text that …/proof answered, and, if wanted,
-`event`, what /v1/events/{position} answered. VKEY is the log's public key, WITNESS one of a witness who must have cosigned.
+FILE is what /v1/records/{position}/opening answered, with members added: `proof`, the text that …/proof answered, and, if wanted,
+`event`, what /v1/events/{position} answered, and `named_by`, a list of the openings of the records under `names`, each with its own
+`proof`; keep.py makes such a file. VKEY is the log's public key, WITNESS one of a witness who must have cosigned.
 Needs `cryptography` (PyPI) for Ed25519.
 """
-import base64, binascii, json, pathlib, sys, uuid  # noqa: E401
+import base64, binascii, contextlib, json, pathlib, re, sys, uuid  # noqa: E401
 
 from verify import CLEAR, PAYLOADS, Leaf, Mismatch, must, open_payload, sha256
 
 ED25519, COSIGNER = 1, 4
+NAMES, SUBJECT = {"stream": 1, "type": 2, "actor": 3}, 4  # roles of references
+OPENING = ("position", "leaf", "hash", "payloads", "names")
+DECODER, BETWEEN, PARTS = json.JSONDecoder(), re.compile(r"[ \t\r\n]*"), re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')
+
+
+@contextlib.contextmanager
+def part(name):
+    """Says in which part of the file something is wrong."""
+    try:
+        yield
+    except Mismatch as wrong:
+        raise Mismatch(f"{name}: {wrong}") from None
+    except (ValueError, KeyError, TypeError, IndexError, ArithmeticError) as wrong:
+        raise Mismatch(f"{name}: {type(wrong).__name__}: {wrong}") from None
 
 
 def unbase64(text, what):
@@ -105,47 +120,142 @@ def check_proof(text, leaf_hash, position, log, witnesses=()):
     must(number(lines[0][6:], "the index") == position, "the proof is of another position")
     hashes = [unbase64(line, "a hash") for line in lines[1:]]
     must(all(len(hash) == 32 for hash in hashes), "a hash of the proof is none")
-    size, root, times = checkpoint(note, log, witnesses)
+    with part("checkpoint"):
+        size, root, times = checkpoint(note, log, witnesses)
     must(climb(leaf_hash, position, size, hashes) == root, "the proof leads to another root")
     return size, times
 
 
-def check_event(held, log, witnesses=()):
-    """Checks an opening with its proof and, if it is there, its event."""
-    data = bytes.fromhex(held["leaf"])
-    leaf = Leaf(data)
-    must(leaf.hash.hex() == held["hash"], "the leaf has another hash")
+def skip(text, at):
+    """Behind what may stand between the parts of JSON."""
+    return BETWEEN.match(text, at).end()
+
+
+def members(text):
+    """An object's members, each as it is written."""
+    found, at = {}, skip(text, 0)
+    must(text[at] == "{", "it is no JSON object")
+    while text[at] != "}":
+        name, at = DECODER.raw_decode(text, skip(text, at + 1))
+        at = skip(text, at)
+        must(type(name) is str and name not in found and text[at] == ":", "it is no JSON object with each member once")
+        start = skip(text, at + 1)
+        _, at = DECODER.raw_decode(text, start)
+        found[name], at = text[start:at], skip(text, at)
+        must(text[at] in ",}", "it is no JSON object")
+    must(skip(text, at + 1) == len(text), "something follows the JSON object")
+    return found
+
+
+def bare(text):
+    """JSON without what may stand between its parts: numbers and strings stay as they are written."""
+    return PARTS.sub(lambda part: part[1] or "", text)
+
+
+def once(pairs):
+    must(len(dict(pairs)) == len(pairs), "a member stands there twice")
+    return dict(pairs)
+
+
+def unhex(text):
+    data = bytes.fromhex(text)
+    must(data.hex() == text, "it is no hexadecimal number")
+    return data
+
+
+def open_leaf(held, every=True):
+    """Checks an opening. Returns its leaf, and the JSON of its payloads; unless `every` one must be opened, of those that are."""
+    must({"position", "leaf", "hash", "payloads"} <= held.keys() <= {*OPENING}, "the opening's members are others")
+    leaf, texts = Leaf(unhex(held["leaf"])), {}
+    must(leaf.hash.hex() == held["hash"] and type(held["position"]) is int, "the leaf has another hash")
     shown = [(given["kind"], given["commitment"]) for given in held["payloads"]]
     must(shown == [(PAYLOADS[kind], commitment.hex()) for kind, _, commitment, _ in leaf.payloads],
          "the leaf commits to other payloads")
-    texts = {}
     for payload, given in zip(leaf.payloads, held["payloads"]):
         gone = given["state"] in ("erased", "expired")
         must(gone or (given["state"], payload[1]) == ("clear", CLEAR), "the state is not the leaf's form")
-        must(gone == ("json" not in given) == ("salt" not in given), "the state is not what is shown")
-        if not gone:
-            salt = bytes.fromhex(given["salt"])
+        closed = "json" not in given and "salt" not in given
+        must(given.keys() <= {"kind", "commitment", "state", "salt", "json"} and (closed if gone else not (every and closed)),
+             "the state is not what is shown")
+        if not closed:
+            salt = unhex(given["salt"])
             texts[given["kind"]] = open_payload(None, leaf, payload, salt + given["json"].encode(), salt)
-    size, times = check_proof(held["proof"], leaf.hash, held["position"], log, witnesses)
-    if "event" in held:
-        event = held["event"]
-        fields = {"position": held["position"], "id": str(uuid.UUID(bytes=leaf.id)), "version": leaf.version,
-                  "time": leaf.time, "hash": held["hash"]}
-        named = {kind for kind in ("stream", "type") if kind in texts}  # else an earlier record has the name
-        for kind in {"data", "metadata", "occurred_at", "tags"} | named:
-            fields[kind] = json.loads(texts[kind]) if kind in texts else [] if kind == "tags" else None
-        for name, value in fields.items():
-            must(event[name] == value, f"the event's {name} is not what the leaf commits to")
-    return size, times
+    return leaf, texts
+
+
+def named_elsewhere(held, leaf, log, witnesses):
+    """The names that stand in the earlier records of `named_by`, under the same checkpoint."""
+    references = {kind: dict(leaf.references).get(role) for kind, role in NAMES.items()}
+    own, names = {given["kind"] for given in held["payloads"]}, held.get("names")
+    wanted = [kind for kind, reference in references.items() if reference and kind not in own]
+    where = {name["kind"]: name["position"] for name in names or ()}
+    must(names is None or [[*name.items()] for name in names] == [[("kind", kind), ("position", where.get(kind))] for kind in wanted],
+         "the names are not those that stand in earlier records")
+    must(all(type(at) is int and 0 <= at < held["position"] for at in where.values()), "a record with a name is not earlier")
+    found = {}
+    for other in held.get("named_by", ()):
+        proof, at = other.pop("proof"), other["position"]
+        its, texts = open_leaf(other, every=False)
+        must(proof.partition("\n\n")[2] == held["proof"].partition("\n\n")[2], "it ends in another checkpoint")
+        check_proof(proof, its.hash, at, log, witnesses)
+        must(at in where.values(), f"record {at} names nothing of the event")
+        for kind in (kind for kind in wanted if where[kind] == at):
+            must((NAMES[kind], references[kind]) in its.references, f"record {at} has another {kind}")
+            must(kind in {given["kind"] for given in other["payloads"]}, f"record {at} names no {kind}")
+            found |= {kind: texts[kind]} if kind in texts else {}
+    return found
+
+
+def compare(event, held, leaf, texts):
+    """Checks an event. Returns what of it nobody can say."""
+    shown, unknown, states = members(event), [], {given["state"] for given in held["payloads"]}
+    expected = {"position": f"{held['position']}", "cursor": f'"{held["position"]}.{held["hash"][:8]}"', "id": f'"{uuid.UUID(bytes=leaf.id)}"',
+                "version": f"{leaf.version}", "time": f'"{leaf.time}"', "hash": f'"{held["hash"]}"'}
+    must(leaf.kind == "event", "the leaf is of no event")
+    for name in ("stream", "type", "subjects"):
+        if name in texts:
+            expected[name] = bare(texts[name])
+        elif name == "subjects" and SUBJECT not in dict(leaf.references):
+            expected[name] = "[]"
+        else:
+            must(name in shown, f"the event has no {name}")
+            unknown.append(name)
+    for name in ("data", "metadata", "occurred_at", "tags"):
+        expected[name] = bare(texts[name]) if name in texts else "[]" if name == "tags" and shown.get(name) != "null" else "null"
+    if shown.get("tags") == "null":
+        must(any(given["kind"] == "tags" and given["state"] != "clear" for given in held["payloads"]), "the event's tags are not gone")
+    for name, value in expected.items():
+        must(name in shown and bare(shown[name]) == value, f"the event's {name} is not what the leaf commits to")
+    for name in shown.keys() - expected.keys() - {*unknown}:
+        must(shown[name] == "true" and (name == "stream_deleted" or name in states - {"clear"}), f"an event has no member {name}")
+        unknown += [name] if name == "stream_deleted" else []
+    return unknown
+
+
+def check_event(text, log, witnesses=()):
+    """Checks an opening with its proof and, if they are there, its event and the records that name its stream and type.
+    Returns the size of the log, when the witnesses saw it, and what was not checked."""
+    with part("file"):
+        parts = members(text)
+        held = {name: json.loads(value, object_pairs_hook=once) for name, value in parts.items() if name != "event"}
+    with part("opening"):
+        leaf, texts = open_leaf({name: value for name, value in held.items() if name not in ("proof", "named_by")})
+    with part("proof"):
+        size, times = check_proof(held["proof"], leaf.hash, held["position"], log, witnesses)
+    with part("names"):
+        texts |= named_elsewhere(held, leaf, log, witnesses)
+    with part("event"):
+        return size, times, compare(parts["event"], held, leaf, texts) if "event" in parts else ["event"]
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
     try:
-        held = json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))
+        text = pathlib.Path(sys.argv[1]).read_text(encoding="utf-8")
         log, *witnesses = map(Key, sys.argv[2:])
-        size, times = check_event(held, log, witnesses)
-    except (Mismatch, OSError, ValueError, KeyError, TypeError, IndexError, ArithmeticError) as wrong:
-        sys.exit(f"{type(wrong).__name__}: {wrong}")
-    print(f"record {held['position']} of {log.name}, at size {size}; seen by {times}")
+        size, times, unknown = check_event(text, log, witnesses)
+    except (Mismatch, OSError, ValueError) as wrong:
+        sys.exit(f"{wrong}")
+    print(f"record {json.loads(text)['position']} of {log.name}, at size {size}; seen by {times}")
+    print(f"not checked: {', '.join(unknown) or 'nothing'}")

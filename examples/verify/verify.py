@@ -3,6 +3,7 @@
 
 Usage: verify.py [VECTORS.json]            test vectors; by default those beside this file
        verify.py [--url] URL [POSITION]    a running server (http://127.0.0.1:7070): one record, or all of them
+       verify.py [--url] URL --log-id HEX  all of them, and that the first is the first of the log with this id
 
 Standard library only, but for opening a sealed payload: that needs `cryptography` (PyPI).
 """
@@ -44,7 +45,9 @@ class Leaf:
         self.version = int.from_bytes(self.take(8), "little")
         micros = datetime.timedelta(microseconds=int.from_bytes(self.take(8), "little", signed=True))
         self.time = (datetime.datetime(1970, 1, 1) + micros).isoformat(timespec="microseconds") + "Z"
-        roles = [self.take(17)[0] for _ in range(references)]
+        taken = [self.take(17) for _ in range(references)]
+        self.references = [(reference[0], reference[1:]) for reference in taken]
+        roles = [role for role, _ in self.references]
         must(roles == sorted(roles) and all(1 <= role <= 4 for role in roles), "the references do not ascend by role")
         self.payloads, last = [], 0
         for _ in range(payloads):
@@ -133,9 +136,9 @@ def check_refused(log):
     return len(log["refused"])
 
 
-def check_server(url, position=None):
-    """Checks one record of a running server, or all of them and their chain."""
-    opened, gone, previous = 0, 0, None
+def check_server(url, position=None, log_id=None):
+    """Checks one record of a running server, or all of them and their chain, which begins with the log's id."""
+    opened, gone, previous = 0, 0, log_id and sha256(b"kimberlite log", bytes.fromhex(log_id))
     head = json.loads(get(url, "/v1/events?limit=1"))["head"] if position is None else None
     for at in range(head + 1) if position is None else [position]:
         shown, opening = (json.loads(get(url, f"/v1/records/{at}{path}")) for path in ("", "/opening"))
@@ -172,7 +175,8 @@ if __name__ == "__main__":
     refused = 0
     try:
         if given and given[0].startswith("http"):
-            opened, gone = check_server(given[0], int(given[1]) if len(given) > 1 else None)
+            log_id = given[2] if given[1:2] == ["--log-id"] else None
+            opened, gone = check_server(given[0], int(given[1]) if len(given) > 1 and not log_id else None, log_id)
         else:
             file = pathlib.Path(given[0]) if given else pathlib.Path(__file__).with_name("vectors.json")
             log = json.loads(file.read_text(encoding="utf-8"))

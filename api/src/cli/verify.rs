@@ -1,7 +1,9 @@
 //! `kimberlite verify`: checks a data folder, a running server, or a proof in a file, and changes none of them.
 
 mod checkpoints;
+mod event;
 mod http;
+mod names;
 mod offline;
 mod opening;
 
@@ -19,7 +21,13 @@ use kimberlite_store::{
 };
 use serde::Serialize;
 
-use super::{Global, Output, client::ClientError, progress::Bar, target::Target, vkeys::log_key};
+use super::{
+    Global, Output,
+    client::ClientError,
+    progress::Bar,
+    target::Target,
+    vkeys::{log_key, witness_key},
+};
 
 /// Findings that are kept for the report; all are counted.
 const FINDINGS_MAX: usize = 10_000;
@@ -39,6 +47,17 @@ pub(super) struct VerifyArgs {
     /// A checkpoint that the server showed before, in a file: its log must begin with that.
     #[arg(long, value_name = "FILE", requires = "vkeys")]
     checkpoint: Option<PathBuf>,
+    /// The public key of a witness who must have cosigned each checkpoint; as often as there are witnesses. Without it
+    /// cosignatures are not looked at.
+    #[arg(long = "witness", value_name = "VKEY", value_parser = witness_key, requires = "vkeys")]
+    witnesses: Vec<VerifierKey>,
+    /// How many of the witnesses must have cosigned; left out, each of them.
+    #[arg(long, value_name = "COUNT", requires = "witnesses")]
+    quorum: Option<usize>,
+    /// The log's id in hex, as `/v1/log/keys` once showed it: the first record must be the first one of that log. Without it the
+    /// first record is taken as it is.
+    #[arg(long, value_name = "HEX", value_parser = log_id)]
+    log_id: Option<[u8; 16]>,
     #[command(subcommand)]
     offline: Option<offline::Offline>,
 }
@@ -65,7 +84,7 @@ pub(super) enum VerifyError {
     #[error("either a folder or a URL, or `receipt` or `event` and a file")]
     Both,
     /// Only a server shows what its key signed.
-    #[error("--vkey checks what a server shows, not a folder; name the server's URL")]
+    #[error("--vkey and --log-id check what a server shows, not a folder; name the server's URL")]
     NoServer,
     /// The report could not be printed.
     #[error("the report could not be printed: {0}")]
@@ -117,7 +136,7 @@ struct FolderFigures {
 /// See [`VerifyError`].
 pub(super) fn run(args: &VerifyArgs, global: &Global) -> Result<bool, VerifyError> {
     if let Some(offline) = &args.offline {
-        if args.what.is_some() || !args.vkeys.is_empty() {
+        if args.what.is_some() || !args.vkeys.is_empty() || args.log_id.is_some() {
             return Err(VerifyError::Both);
         }
         let report = offline.check()?;
@@ -136,7 +155,7 @@ pub(super) fn run(args: &VerifyArgs, global: &Global) -> Result<bool, VerifyErro
         let shown = http::verify(target, global, against(args)?, &mut told)?;
         checkpoints = (!args.vkeys.is_empty()).then_some(shown.checkpoints);
         (shown.records, None)
-    } else if !args.vkeys.is_empty() {
+    } else if !args.vkeys.is_empty() || args.log_id.is_some() {
         return Err(VerifyError::NoServer);
     } else {
         let folder = PathBuf::from(args.what.as_deref().unwrap_or_default());
@@ -169,7 +188,14 @@ fn against(args: &VerifyArgs) -> Result<http::Against<'_>, VerifyError> {
         let note = offline::read(file)?;
         Ok::<_, VerifyError>((file.display().to_string(), note))
     });
-    Ok(http::Against { keys: &args.vkeys, held: held.transpose()? })
+    let quorum = args.quorum.unwrap_or(args.witnesses.len());
+    let (keys, witnesses, log_id) = (&args.vkeys, &args.witnesses, args.log_id);
+    Ok(http::Against { keys, held: held.transpose()?, witnesses, quorum, log_id })
+}
+
+fn log_id(text: &str) -> Result<[u8; 16], String> {
+    let id = opening::unhex(text).and_then(|id| id.try_into().ok());
+    id.ok_or_else(|| "a log's id has 32 hexadecimal digits".to_owned())
 }
 
 /// Checks a data folder.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use kimberlite_store::{
-    proof::{Checkpoint, LogKey, Note, Tree},
+    proof::{Checkpoint, CosignerKey, LogKey, Note, Tree},
     words::Hash,
 };
 use serde_json::Value;
@@ -17,7 +17,7 @@ use super::{
     command,
     fake::{Request, Server, answer, json, problem},
     stderr, stdout, text,
-    verify::{Dev, hex, openings, report},
+    verify::{Dev, event, hex, openings, report, unhex},
 };
 
 const ORIGIN: &str = "log.example/t1";
@@ -27,8 +27,7 @@ fn key(seed: u8) -> LogKey {
 }
 
 fn hash(opening: &Value) -> Hash {
-    let hex = opening["hash"].as_str().unwrap();
-    Hash(std::array::from_fn(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()))
+    Hash(unhex(opening["hash"].as_str().unwrap()).try_into().unwrap())
 }
 
 /// What the log's key signs of its first records.
@@ -45,7 +44,12 @@ fn signed(openings: &[Value], key: &LogKey) -> Note {
 fn serve(openings: Vec<Value>, note: &str) -> Server {
     let note = note.to_owned();
     let head = serde_json::json!({"events": [], "next": null, "head": openings.len() - 1});
+    let events: Vec<_> = openings.iter().map(|o| (!o.is_null()).then(|| event(o))).collect();
     Server::start(move |_, request: &Request| {
+        if let Some(position) = request.line.strip_prefix("GET /v1/events/") {
+            let event = &events[position.parse::<usize>().unwrap()];
+            return json(&event.as_ref().unwrap().to_string());
+        }
         let position = request.line.strip_prefix("GET /v1/records/");
         match position.and_then(|p| p.strip_suffix("/opening")?.parse::<usize>().ok()) {
             Some(position) if openings[position].is_null() => {
@@ -236,11 +240,7 @@ fn behind(opening: &Value, previous: &[u8; 32]) -> Value {
 
 fn with_leaf(opening: &Value, changed: String) -> Value {
     let mut other = opening.clone();
-    let bytes: Vec<u8> = (0..changed.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&changed[at..at + 2], 16).unwrap())
-        .collect();
-    other["hash"] = hex(&kimberlite_store::proof::leaf_hash(&bytes).0).into();
+    other["hash"] = hex(&kimberlite_store::proof::leaf_hash(&unhex(&changed)).0).into();
     other["leaf"] = changed.into();
     other
 }
@@ -272,4 +272,49 @@ fn keys_are_for_servers_and_checkpoints_need_one() {
     let missing = ["verify", "http://127.0.0.1:1", "--vkey", &vkey, "--checkpoint", "/none"];
     let missing = run(&missing);
     assert!(stderr(&missing, 2).contains("/none cannot be read"), "{}", text(&missing.stderr));
+}
+
+#[test]
+fn witnesses_who_must_have_cosigned_are_looked_for_on_each_checkpoint() {
+    let vkey = key(1).verifier().to_string();
+    let witnesses = [1, 2].map(|seed| CosignerKey::new("w", &[seed; 32]).unwrap());
+    let all = openings();
+    let cosigned = |count: usize| {
+        let mut note = signed(&all, &key(1));
+        for witness in &witnesses[..count] {
+            note.add(witness.cosign(note.text(), 1_700_000_000));
+        }
+        note.to_string()
+    };
+    let run = |shown: &str, held: &str, more: &[&str], code: i32| {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("held"), held).unwrap();
+        let server = serve(all.clone(), shown);
+        let mut run = command();
+        run.args(["verify", server.url(), "--vkey", &vkey, "--checkpoint", "held"]);
+        for witness in &witnesses {
+            run.args(["--witness", &witness.verifier().to_string()]);
+        }
+        let report = report(&run.args(more).current_dir(folder.path()).output().unwrap(), code);
+        let asked = server.requests().into_iter().find(|r| r.line.contains("checkpoint")).unwrap();
+        (report, asked.line)
+    };
+    let (report, asked) = run(&cosigned(2), &cosigned(2), &[], 0);
+    assert_eq!(report["checkpoints"], 2, "{report}");
+    assert_eq!(asked, "GET /v1/log/checkpoint?cosigned=2");
+    run(&cosigned(1), &cosigned(2), &["--quorum", "1"], 0);
+    let few = "1 of 2 witnesses cosigned, not 2";
+    let (report, _) = run(&cosigned(2), &cosigned(1), &[], 1);
+    assert_eq!(findings(&report), [("held", few)]);
+    let (report, _) = run(&cosigned(1), &cosigned(2), &[], 1);
+    assert_eq!(findings(&report), [("/v1/log/checkpoint", few)]);
+    // Each byte of the cosignatures, also of one that is not needed.
+    let whole = cosigned(2);
+    for at in whole.find("\u{2014} w ").unwrap()..whole.len() {
+        let mut bytes = whole.clone().into_bytes();
+        bytes[at] ^= 1;
+        let Ok(changed) = String::from_utf8(bytes) else { continue };
+        let (report, _) = run(&whole, &changed, &[], 1);
+        assert_eq!(findings(&report)[0].0, "held", "byte {at}: {report}");
+    }
 }

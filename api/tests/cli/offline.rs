@@ -4,14 +4,14 @@ use std::{fs, path::PathBuf, process::Output};
 
 use kimberlite_store::{
     proof::{Checkpoint, CosignerKey, LogKey, Node, Receipt, inclusion, leaf_hash, subtree_root},
-    words::{Hash, Timestamp},
+    words::Hash,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
     command, stderr, text,
-    verify::{hex, openings, report},
+    verify::{event, hex, opening, openings, report, unhex},
 };
 
 const ORIGIN: &str = "log.example/t1";
@@ -25,13 +25,8 @@ struct Held {
     leaf: Vec<u8>,
     receipt: Receipt,
     opening: Value,
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
-        .collect()
+    /// The record that names the opening's stream and type: only these payloads are opened.
+    named_by: Value,
 }
 
 impl Held {
@@ -51,6 +46,13 @@ impl Held {
             note.add(witness.cosign(note.text(), SEEN_S));
         }
         let hashes = inclusion(1, 3, read).unwrap();
+        let mut named_by = openings[0].clone();
+        let first = inclusion(0, 3, read).unwrap();
+        let first = Receipt { index: 0, hashes: first, checkpoint: note.clone(), extra: None };
+        named_by["proof"] = first.to_string().into();
+        for member in ["salt", "json"] {
+            named_by["payloads"][2].as_object_mut().unwrap().remove(member);
+        }
         Self {
             folder: tempfile::tempdir().unwrap(),
             vkey: log.verifier().to_string(),
@@ -58,6 +60,7 @@ impl Held {
             leaf: leaves[1].clone(),
             receipt: Receipt { index: 1, hashes, checkpoint: note, extra: None },
             opening: openings.swap_remove(1),
+            named_by,
         }
     }
 
@@ -88,17 +91,12 @@ impl Held {
         command().args(["verify", "event", &file]).args(more).output().unwrap()
     }
 
-    /// The opening with its proof and its event beside it.
+    /// The opening with its proof, its event, and the record that has its names beside it.
     fn whole(&self) -> Value {
         let mut whole = self.opening.clone();
-        let time = |us| Timestamp::from_micros(us).unwrap().to_string();
         whole["proof"] = self.receipt.to_string().into();
-        whole["event"] = serde_json::json!({
-            "position": 1, "cursor": "1.00000000", "stream": "s", "type": "t",
-            "version": 0x0101_0101_0101_0101_u64, "time": time(0x0101_0101_0101_0101),
-            "id": "01010101-0101-0101-0101-010101010101", "hash": self.hash(),
-            "occurred_at": null, "data": "data 1", "metadata": null, "subjects": [], "tags": [],
-        });
+        whole["event"] = event(&self.opening);
+        whole["named_by"] = serde_json::json!([self.named_by]);
         whole
     }
 }
@@ -224,9 +222,19 @@ fn an_event_is_held_against_leaf_payloads_and_log() {
     let keys = [&["--vkey", held.vkey.as_str()], witnesses.as_slice()].concat();
     let shown = report(&held.event(&whole, &keys), 0);
     assert_eq!((&shown["whole"], &shown["position"]), (&true.into(), &1.into()), "{shown}");
-    // Names stand where they were used first, which is not shown here.
-    let names = ["stream", "type"].map(|n| format!("event: its {n} stands in an earlier record"));
-    assert_eq!(strings(&shown["not_checked"]), names);
+    assert_eq!(strings(&shown["not_checked"]), [""; 0]);
+    // Who does not keep the record that has the names is told so, and who keeps less of it.
+    let unchecked = |pointer: &str, why: &str| {
+        let mut less = whole.clone();
+        let (holder, member) = pointer.rsplit_once('/').unwrap();
+        let holder = less.pointer_mut(holder).unwrap();
+        holder.as_object_mut().unwrap().remove(member).unwrap();
+        let names = ["stream", "type"].map(|n| format!("event: its {n} stands in {why}"));
+        let shown = report(&held.event(&less, &keys), 0);
+        assert_eq!(strings(&shown["not_checked"]), names, "{pointer}");
+    };
+    unchecked("/named_by", "record 0, which is not in `named_by`");
+    unchecked("/named_by/0/proof", "record 0, without a proof");
 
     let mut apart = whole.clone();
     let proof = apart["proof"].take();
@@ -246,7 +254,8 @@ fn a_spoiled_event_says_where() {
     let key = ["--vkey", held.vkey.as_str()];
     let other: Value = hex(&[7; 32]).into();
     let moved = openings()[2]["leaf"].clone();
-    let cases: [(&str, Value, &str, &str); 17] = [
+    let moved_proof = whole_proof(&held);
+    let cases: [(&str, Value, &str, &str); 30] = [
         ("/leaf", "00".into(), "opening", "the leaf cannot be read"),
         ("/leaf", "é".into(), "opening", "the leaf cannot be read"),
         ("/leaf", moved.clone(), "opening", "does not have the hash that is shown"),
@@ -263,11 +272,29 @@ fn a_spoiled_event_says_where() {
         ("/event/metadata", 1.into(), "event", "its metadata is not what"),
         ("/event/id", "other".into(), "event", "its id is not the leaf's"),
         ("/event/time", "2026-01-01T00:00:00.000000Z".into(), "event", "its time is not"),
-        ("/event/hash", other, "event", "its hash is not the leaf's"),
+        ("/event/hash", other.clone(), "event", "its hash is not the leaf's"),
+        ("/event/cursor", "1.00000000".into(), "event", "its cursor is not the leaf's"),
+        ("/event/subjects", serde_json::json!(["anyone"]), "event", "its subjects are not"),
+        ("/event/stream", "other".into(), "event", "its stream is not the one that the leaf"),
+        ("/event/type", "other".into(), "event", "its type is not the one that the leaf"),
+        ("/event/version", 1.5.into(), "event", "its version is not the leaf's"),
+        ("/names/0/position", 1.into(), "opening", "record 1, which is to have its stream, is not"),
+        ("/names", serde_json::json!([]), "opening", "the names are not those that stand in"),
+        ("/named_by/0/position", 2.into(), "named_by", "record 2: its proof is of position 0"),
+        ("/named_by/0/payloads/0/json", "\"x\"".into(), "named_by", "stream does not match its"),
+        ("/named_by/0/payloads/2/commitment", other.clone(), "named_by", "not those that the leaf"),
+        ("/named_by/0/hash", other, "named_by", "record 0: the leaf does not have the hash"),
+        ("/named_by/0/proof", moved_proof, "named_by", "record 0: its proof is of position 1"),
+        ("/named_by/0/state", "clear".into(), "opening", "unknown field `state`"),
     ];
     for (pointer, value, place, what) in cases {
         let mut spoiled = held.whole();
-        *spoiled.pointer_mut(pointer).unwrap() = value;
+        let (holder, member) = pointer.rsplit_once('/').unwrap();
+        let holder = spoiled.pointer_mut(holder).unwrap();
+        match holder {
+            Value::Array(items) => items[member.parse::<usize>().unwrap()] = value,
+            object => object[member] = value,
+        }
         let found = found(&held.event(&spoiled, &key));
         let named = |(at, why): &(String, String)| at == place && why.contains(what);
         assert!(found.iter().any(named), "{pointer}: {found:?}");
@@ -284,6 +311,113 @@ fn a_spoiled_event_says_where() {
     let escaped = held.file("escaped.json", escaped.as_bytes());
     let output = command().args(["verify", "event", &escaped]).output().unwrap();
     assert_eq!(found(&output)[0].0, "event");
+}
+
+fn whole_proof(held: &Held) -> Value {
+    held.receipt.to_string().into()
+}
+
+#[test]
+fn an_event_has_the_members_of_an_event_each_once_and_written_as_they_were() {
+    let held = Held::new();
+    let whole = held.whole().to_string();
+    let run = |text: &str| {
+        let file = held.file("members.json", text.as_bytes());
+        command().args(["verify", "event", &file, "--vkey", &held.vkey]).output().unwrap()
+    };
+    report(&run(&whole), 0);
+    let twice = "once too often, or none of an event's";
+    for (from, to, place, what) in [
+        ("\"tags\":[]", "\"tags\":[],\"more\":1", "event", twice),
+        ("\"tags\":[]", "\"tags\":[],\"tags\":[\"a\"]", "event", twice),
+        ("\"tags\":[]", "\"tags\":[],\"erased\":true", "event", twice),
+        ("\"tags\":[]", "\"tags\":[],\"stream_deleted\":false", "event", twice),
+        (",\"tags\":[]", "", "event", "its tags is not what the leaf commits to"),
+        ("\"metadata\":null,", "", "event", "its metadata is not what the leaf commits to"),
+        ("\"subjects\":[]", "\"subjects\":null", "event", "its subjects are not the leaf's"),
+        ("\"event\":", "\"event\":{},\"event\":", "opening", "duplicate field `event`"),
+        ("\"event\":", "\"events\":", "opening", "unknown field `events`"),
+        ("\"salt\":", "\"more\":1,\"salt\":", "opening", "unknown field `more`"),
+    ] {
+        let changed = whole.replacen(from, to, 1);
+        assert_ne!(changed, whole, "{from}");
+        let found = found(&run(&changed));
+        let named = |(at, why): &(String, String)| at == place && why.contains(what);
+        assert!(found.iter().any(named), "{to}: {found:?}");
+    }
+    let deleted = whole.replacen("\"tags\":[]", "\"tags\":[],\"stream_deleted\":true", 1);
+    let shown = report(&run(&deleted), 0);
+    let later = "event: that its stream was deleted stands in a later record";
+    assert_eq!(strings(&shown["not_checked"])[1..], [later], "{shown}");
+}
+
+#[test]
+fn names_come_from_a_record_with_the_same_reference_under_the_same_checkpoint() {
+    let held = Held::new();
+    let place = |named_by: Value, keys: &[&str]| {
+        let mut whole = held.whole();
+        whole["named_by"] = named_by;
+        found(&held.event(&whole, keys))
+    };
+    let wrong = |what: &str| vec![("named_by".to_owned(), what.to_owned())];
+    let key = ["--vkey", held.vkey.as_str()];
+    // Another stream's name, from a record that proves itself.
+    let names = [(1, "stream", "\"other\""), (2, "type", "\"t\"")];
+    let other = opening(0, [6, 8], &names, &hex(&[0; 32]));
+    let another = "record 0: its stream is another one than the event's";
+    assert_eq!(place(serde_json::json!([other]), &[]), wrong(another));
+    let mut foreign = other.clone();
+    foreign["proof"] = held.named_by["proof"].clone();
+    let found = place(serde_json::json!([foreign]), &key);
+    assert_eq!(found, wrong("record 0: the proof leads to another root"));
+    // A record that has no name, and one that nobody asked for.
+    let nameless = opening(0, [7, 8], &[(4, "data", "1")], &hex(&[0; 32]));
+    let mut nameless = nameless.clone();
+    nameless["names"] = Value::Null;
+    let found = place(serde_json::json!([nameless]), &[]);
+    assert_eq!(found[0], wrong("record 0: it does not name a stream")[0]);
+    let mut unasked = held.named_by.clone();
+    unasked["position"] = 5.into();
+    let found = place(serde_json::json!([held.named_by, unasked]), &[]);
+    assert_eq!(found, wrong("record 5: it names nothing of the event"));
+    // Another checkpoint of the same log, though the names stand under it too.
+    let mut later = held.named_by.clone();
+    let (front, _) = later["proof"].as_str().unwrap().split_once("\n\n").unwrap();
+    let mut note = held.receipt.checkpoint.clone();
+    let witness = CosignerKey::new("w3", &[3; 32]).unwrap();
+    note.add(witness.cosign(note.text(), SEEN_S));
+    later["proof"] = format!("{front}\n\n{note}").into();
+    let found = place(serde_json::json!([later]), &key);
+    assert_eq!(found, wrong("record 0: its proof ends in another checkpoint than the event's"));
+}
+
+#[test]
+fn what_is_gone_is_said_and_nothing_else_is_taken_for_gone() {
+    let held = Held::new();
+    let key = ["--vkey", held.vkey.as_str()];
+    for state in ["erased", "expired"] {
+        let mut whole = held.whole();
+        let payload = whole["payloads"][0].as_object_mut().unwrap();
+        payload.insert("state".into(), state.into());
+        payload.retain(|member, _| !["salt", "json"].contains(&member.as_str()));
+        whole["event"]["data"] = Value::Null;
+        let shown = report(&held.event(&whole, &key), 0);
+        assert_eq!(strings(&shown["not_checked"])[0], "payload data: it is gone", "{shown}");
+        whole["event"][state] = true.into();
+        report(&held.event(&whole, &key), 0);
+        let other = if state == "erased" { "expired" } else { "erased" };
+        for (member, value, what) in [
+            (other, true.into(), "once too often, or none of an event's"),
+            (state, 1.into(), "once too often, or none of an event's"),
+            ("data", "data 1".into(), "its data is not what the leaf commits to"),
+            ("metadata", 1.into(), "its metadata is not what the leaf commits to"),
+        ] {
+            let mut changed = whole.clone();
+            changed["event"][member] = value;
+            let found = found(&held.event(&changed, &key));
+            assert!(found[0].1.contains(what), "{state}, {member}: {found:?}");
+        }
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{
     process::{Child, ChildStdout, Output, Stdio},
 };
 
+use kimberlite_store::words::Timestamp;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -111,30 +112,89 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     kimberlite_store::words::Hex(bytes).to_string()
 }
 
-/// Openings of three records that prove themselves.
-pub(super) fn openings() -> Vec<Value> {
-    let mut previous = vec![9; 32];
-    let opening = |position: usize| {
-        let (salt, data) = ([position as u8; 16], format!("\"data {position}\""));
-        let commitment = sha256(&[&salt, data.as_bytes()].concat());
-        let mut leaf = vec![1, 1, 0, 1];
-        leaf.extend([position as u8; 32]);
-        leaf.extend([4, 1, 0]);
+pub(super) fn unhex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks(2).map(|d| std::str::from_utf8(d).unwrap());
+    digits.map(|d| u8::from_str_radix(d, 16).unwrap()).collect()
+}
+
+/// The log's id.
+pub(super) const LOG_ID: [u8; 16] = [9; 16];
+
+/// The opening of an event of the stream and type with these references, behind a record with hash `previous`.
+pub(super) fn opening(
+    position: u8,
+    references: [u8; 2],
+    payloads: &[(u8, &str, &str)],
+    previous: &str,
+) -> Value {
+    let mut leaf = vec![1, 1, 2, u8::try_from(payloads.len()).unwrap()];
+    leaf.extend([position; 32]);
+    for (role, reference) in [1, 2].into_iter().zip(references) {
+        leaf.push(role);
+        leaf.extend([reference; 16]);
+    }
+    let mut shown = Vec::new();
+    for (number, kind, json) in payloads {
+        let salt = [16 * position + number; 16];
+        let commitment = sha256(&[&salt, json.as_bytes()].concat());
+        leaf.extend([*number, 1, 0]);
         leaf.extend(&commitment);
-        leaf.extend(&previous);
-        previous = sha256(&[&[0], &leaf[..]].concat());
-        serde_json::json!({
-            "position": position, "leaf": hex(&leaf), "hash": hex(&previous),
-            "payloads": [{"kind": "data", "commitment": hex(&commitment), "state": "clear",
-                          "salt": hex(&salt), "json": data}],
-        })
+        shown.push(serde_json::json!({
+            "kind": kind, "commitment": hex(&commitment), "state": "clear", "salt": hex(&salt),
+            "json": json,
+        }));
+    }
+    leaf.extend(unhex(previous));
+    let named = |kind: &&str| !payloads.iter().any(|(_, own, _)| own == kind);
+    let names = ["stream", "type"].into_iter().filter(named);
+    let names = names.map(|kind| serde_json::json!({"kind": kind, "position": 0}));
+    serde_json::json!({
+        "position": position, "leaf": hex(&leaf), "hash": hex(&sha256(&[&[0], &leaf[..]].concat())),
+        "payloads": shown, "names": names.collect::<Vec<_>>(),
+    })
+}
+
+/// Openings of a log of three records that prove themselves. The first one names stream and type.
+pub(super) fn openings() -> Vec<Value> {
+    let mut previous = hex(&sha256(&[&b"kimberlite log"[..], &LOG_ID].concat()));
+    let opening = |position: u8| {
+        let data = format!("\"data {position}\"");
+        let names = [(1, "stream", "\"s\""), (2, "type", "\"t\"")];
+        let names = if position == 0 { &names[..] } else { &[] };
+        let payloads = [names, &[(4, "data", data.as_str())]].concat();
+        let opening = opening(position, [7, 8], &payloads, &previous);
+        opening["hash"].as_str().unwrap().clone_into(&mut previous);
+        opening
     };
     (0..3).map(opening).collect()
 }
 
-fn serve(openings: Vec<Value>) -> Server {
+/// The event that a server shows of one of them.
+pub(super) fn event(opening: &Value) -> Value {
+    let leaf = unhex(opening["leaf"].as_str().unwrap());
+    let number = |at: usize| u64::from_le_bytes(leaf[at..at + 8].try_into().unwrap());
+    let time = Timestamp::from_micros(i64::try_from(number(28)).unwrap()).unwrap();
+    let data = opening["payloads"].as_array().unwrap().iter().find(|p| p["kind"] == "data");
+    let data = data.and_then(|data| data["json"].as_str()).unwrap_or("null");
+    let hash = opening["hash"].as_str().unwrap();
+    let id = uuid::Uuid::from_slice(&leaf[4..20]).unwrap();
+    serde_json::json!({
+        "position": opening["position"], "cursor": format!("{}.{}", opening["position"], &hash[..8]),
+        "stream": "s", "version": number(20), "id": id.to_string(),
+        "type": "t", "time": time.to_string(), "occurred_at": null,
+        "data": serde_json::from_str::<Value>(data).unwrap(), "metadata": null, "subjects": [],
+        "tags": [], "hash": hash,
+    })
+}
+
+/// A server that shows these openings, none where it knows that a record is damaged, and these events.
+fn serve(openings: Vec<Value>, events: Vec<Value>) -> Server {
     let answer = move |_, request: &Request| {
-        let position = request.line.strip_prefix("GET /v1/records/");
+        let path = request.line.strip_prefix("GET /v1/").unwrap();
+        if let Some(position) = path.strip_prefix("events/") {
+            return json(&events[position.parse::<usize>().unwrap()].to_string());
+        }
+        let position = path.strip_prefix("records/");
         match position.and_then(|p| p.strip_suffix("/opening")?.parse::<usize>().ok()) {
             Some(position) if openings[position].is_null() => {
                 problem("500 Internal Server Error", "\"title\":\"Damaged\",\"retryable\":false")
@@ -146,8 +206,16 @@ fn serve(openings: Vec<Value>) -> Server {
     Server::start(answer)
 }
 
+fn events() -> Vec<Value> {
+    openings().iter().map(event).collect()
+}
+
 fn damage(openings: Vec<Value>) -> Vec<(String, String)> {
-    let server = serve(openings);
+    damage_of(openings, events())
+}
+
+fn damage_of(openings: Vec<Value>, events: Vec<Value>) -> Vec<(String, String)> {
+    let server = serve(openings, events);
     let report = report(&verify(server.url()), 1);
     let findings = report["findings"].as_array().unwrap();
     let words = |f: &Value| (f["place"].to_string(), f["what"].to_string());
@@ -156,7 +224,7 @@ fn damage(openings: Vec<Value>) -> Vec<(String, String)> {
 
 #[test]
 fn what_a_server_shows_is_checked_from_leaf_to_payload() {
-    let server = serve(openings());
+    let server = serve(openings(), events());
     let output = kimberlite_with(&server, &["verify", server.url()]);
     assert!(stdout(&output).contains("\"whole\":true"), "{}", text(&output.stdout));
     let change = |pointer: &str, value: Value| {
@@ -195,6 +263,77 @@ fn what_a_server_shows_is_checked_from_leaf_to_payload() {
     refused[0] = Value::Null;
     refused[2]["payloads"][0]["json"] = "1".into();
     let found = damage(refused);
-    assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found[0].0.contains("records/0") && found[1].0.contains("records/2"));
+    let places = found.iter().map(|(place, _)| place.trim_matches('"'));
+    let expected = ["/v1/records/0/opening", "/v1/records/2/opening", "/v1/events/2"];
+    assert_eq!(places.collect::<Vec<_>>(), expected, "{found:?}");
+}
+
+#[test]
+fn every_event_that_a_server_shows_is_held_against_its_record_and_the_records_that_name_it() {
+    for (member, value, what) in [
+        ("stream", "other".into(), "its stream is not the one that the leaf refers to"),
+        ("type", "other".into(), "its type is not the one that the leaf refers to"),
+        ("data", 1.into(), "its data is not what the leaf commits to"),
+        ("cursor", "2.00000000".into(), "its cursor is not the leaf's"),
+        ("subjects", serde_json::json!(["anyone"]), "its subjects are not the leaf's"),
+        ("more", Value::Null, "its member more is once too often, or none of an event's"),
+        ("erased", true.into(), "its member erased is once too often, or none of an event's"),
+    ] {
+        let mut changed = events();
+        changed[2][member] = value;
+        let found = damage_of(openings(), changed);
+        let [(place, says)] = &found[..] else { panic!("{member}: {found:?}") };
+        assert_eq!(place, "\"/v1/events/2\"");
+        assert!(says.contains(what), "{member}: {says}");
+    }
+    // Where names stand: one that is said to stand elsewhere, one that stands nowhere, one that stands there twice.
+    let change = |at: usize, pointer: &str, value: Value, what: &str| {
+        let mut changed = openings();
+        *changed[at].pointer_mut(pointer).unwrap() = value;
+        let found = damage(changed);
+        assert!(found.iter().any(|(_, says)| says.contains(what)), "{pointer}: {found:?}");
+    };
+    let elsewhere = "its stream is said to stand in record 1, not 0";
+    change(2, "/names/0/position", 1.into(), elsewhere);
+    change(
+        1,
+        "/names/0/position",
+        1.into(),
+        "record 1, which is to have its stream, is not earlier",
+    );
+    change(1, "/names", Value::Array(Vec::new()), "the names are not those that stand in earlier");
+    let log = openings();
+    let hash = |opening: &Value| opening["hash"].as_str().unwrap().to_owned();
+    let (data, stream) = ((4, "data", "1"), (1, "stream", "\"s\""));
+    let unnamed = opening(2, [7, 5], &[data], &hash(&log[1]));
+    let anew = opening(2, [7, 8], &[stream, data], &hash(&log[1]));
+    for (third, what) in [
+        (unnamed, "no record before it names its type"),
+        (anew, "it names its stream anew, which record 0 named"),
+    ] {
+        let shown = event(&third);
+        let found = damage_of([&log[..2], &[third]].concat(), [&events()[..2], &[shown]].concat());
+        let named = |(place, says): &(String, String)| {
+            place == "\"/v1/records/2/opening\"" && says.contains(what)
+        };
+        assert!(found.iter().any(named), "{found:?}");
+    }
+}
+
+#[test]
+fn the_first_record_is_the_first_of_the_log_whose_id_is_given() {
+    let server = serve(openings(), events());
+    let run = |id: &str| command().args(["verify", server.url(), "--log-id", id]).output().unwrap();
+    assert_eq!(report(&run(&hex(&LOG_ID)), 0)["whole"], true);
+    for at in 0..LOG_ID.len() {
+        let mut other = LOG_ID;
+        other[at] ^= 1;
+        let report = report(&run(&hex(&other)), 1);
+        let finding = &report["findings"][0];
+        assert_eq!(finding["place"], "/v1/records/0/opening", "{report}");
+        assert_eq!(finding["what"], "it is not the first record of the log with this id");
+    }
+    assert!(stderr(&run("00"), 2).contains("32 hexadecimal digits"));
+    let folder = command().args(["verify", ".", "--log-id", &hex(&LOG_ID)]).output().unwrap();
+    assert!(stderr(&folder, 2).contains("name the server's URL"));
 }

@@ -1,7 +1,7 @@
 //! Signed checkpoints, held against the records that a server shows: the one that it shows, and one from before.
 
 use kimberlite_store::{
-    proof::{Checkpoint, Note, Tree, VerifierKey},
+    proof::{Checkpoint, Note, NoteError, Tree, VerifierKey},
     words::Hash,
 };
 
@@ -11,6 +11,37 @@ use super::{Found, Told};
 fn found(kind: &'static str, place: &str, what: String) -> Found {
     let (place, tenants) = (place.to_owned(), Vec::new());
     Found { kind, place, offset: None, what, tenants, derived: false }
+}
+
+/// Whose signatures count.
+pub(super) struct Signers<'a> {
+    /// The log's keys, of which one must have signed.
+    pub(super) keys: &'a [VerifierKey],
+    /// Its witnesses, whose signatures must hold where they are.
+    pub(super) witnesses: &'a [VerifierKey],
+    /// So many of them must have signed.
+    pub(super) quorum: usize,
+}
+
+impl Signers<'_> {
+    /// The checkpoint in a signed note.
+    fn read(&self, note: &[u8]) -> Result<Checkpoint, String> {
+        let note = Note::parse(note).map_err(|error| error.to_string())?;
+        let mut verified = self.keys.iter().map(|key| Checkpoint::verified(&note, key));
+        let first = verified.next().expect("nobody asks without a key");
+        let checkpoint =
+            first.or_else(|error| verified.find_map(Result::ok).ok_or(error.to_string()))?;
+        let cosigned = match note.verify(self.witnesses) {
+            Ok(signed) => signed.len(),
+            Err(NoteError::Unknown) => 0,
+            Err(error) => return Err(format!("cosignature: {error}")),
+        };
+        if cosigned < self.quorum {
+            let (of, quorum) = (self.witnesses.len(), self.quorum);
+            return Err(format!("{cosigned} of {of} witnesses cosigned, not {quorum}"));
+        }
+        Ok(checkpoint)
+    }
 }
 
 /// Checkpoints that are to be compared, and the tree that grows with the records.
@@ -27,20 +58,15 @@ impl Checkpoints {
         Self { wanted: Vec::new(), tree: Some(Tree::default()), compared: 0 }
     }
 
-    /// Takes a checkpoint that one of `keys` signed; tells why it does not take one.
+    /// Takes a checkpoint that was signed as it must be; tells why it does not take one.
     pub(super) fn add(
         &mut self,
         place: &str,
         note: &[u8],
-        keys: &[VerifierKey],
+        signers: &Signers<'_>,
         told: &mut Told,
     ) -> Option<u64> {
-        let read = Note::parse(note).map_err(|e| e.to_string()).and_then(|note| {
-            let mut verified = keys.iter().map(|key| Checkpoint::verified(&note, key));
-            let first = verified.next().expect("nobody asks without a key");
-            first.or_else(|error| verified.find_map(Result::ok).ok_or(error.to_string()))
-        });
-        match read {
+        match signers.read(note) {
             Ok(checkpoint) => {
                 let size = checkpoint.size;
                 self.wanted.push((place.to_owned(), checkpoint));

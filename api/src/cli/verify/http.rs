@@ -1,7 +1,8 @@
-//! What a server shows of its log: every record's leaf, the chain from one to the next, and every payload's opening.
+//! What a server shows of its log: every record's leaf, the chain from one to the next, every payload's opening, where names
+//! stand, and every event.
 //!
-//! The log's id is not shown, so the first record's place in the chain is taken as it is. Where the log's keys are given, all
-//! of it is held against what they signed.
+//! Whether the first record is a log's first one is only known to who kept the log's id. Where the log's keys are given, all of it
+//! is held against what they signed.
 
 use kimberlite_store::{proof::VerifierKey, words::Hash};
 use serde::Deserialize;
@@ -13,8 +14,10 @@ use super::{
         target::Target,
     },
     Found, Told,
-    checkpoints::Checkpoints,
-    opening::{Opening, unhex},
+    checkpoints::{Checkpoints, Signers},
+    event,
+    names::Book,
+    opening::{Open, Opening, sha256, unhex},
 };
 
 /// The checkpoint that the server shows.
@@ -26,6 +29,12 @@ pub(super) struct Against<'a> {
     pub(super) keys: &'a [VerifierKey],
     /// A checkpoint of before, and its file.
     pub(super) held: Option<(String, Vec<u8>)>,
+    /// Who must have cosigned each checkpoint.
+    pub(super) witnesses: &'a [VerifierKey],
+    /// How many of them.
+    pub(super) quorum: usize,
+    /// The log's id.
+    pub(super) log_id: Option<[u8; 16]>,
 }
 
 /// What was checked.
@@ -50,31 +59,17 @@ pub(super) fn verify(
     told: &mut Told,
 ) -> Result<Shown, ClientError> {
     let client = Client::of(target, global);
+    let against_id = against.log_id.map(|id| sha256(&[b"kimberlite log", &id]));
     let mut checkpoints = signed(&client, against, told)?;
     let answer = client.get("/v1/events?after=head&limit=1")?;
     let Head { head } = client.parse(&answer.body)?;
     let count = head.map_or(0, |head| head + 1);
-    let mut previous = None;
+    let mut walk = Walk { client, previous: against_id, book: Book::default() };
     for position in 0..count {
         let path = format!("/v1/records/{position}/opening");
         told.bar.went_on(position, count, &path);
-        let opening: Opening = match client.get(&path) {
-            Ok(answer) => client.parse(&answer.body)?,
-            // The server knows that the record is damaged: what is behind it can be checked.
-            Err(ClientError::Refused(refusal)) if refusal.is_final_failure() => {
-                told.add(found(&path, refusal.to_string()));
-                checkpoints.push(None, told);
-                previous = None;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        for what in check(&opening, position, previous.as_deref()) {
-            told.add(found(&path, what));
-        }
-        let hash = unhex(&opening.hash).and_then(|hash| hash.try_into().ok()).map(Hash);
+        let hash = walk.record(position, &path, told)?;
         checkpoints.push(hash, told);
-        previous = Some(opening.hash);
     }
     told.bar.went_on(count, count, "");
     Ok(Shown { records: count, checkpoints: checkpoints.end(count, told) })
@@ -87,14 +82,20 @@ fn signed(
     told: &mut Told,
 ) -> Result<Checkpoints, ClientError> {
     let mut checkpoints = Checkpoints::new();
-    let Against { keys, held } = against;
+    let Against { keys, held, witnesses, quorum, .. } = against;
     if keys.is_empty() {
         return Ok(checkpoints);
     }
-    let note = client.get(CHECKPOINT)?.body;
-    let shown = checkpoints.add(CHECKPOINT, &note, keys, told);
+    // The newest one may be too young to be cosigned.
+    let path = match quorum {
+        0 => CHECKPOINT.to_owned(),
+        quorum => format!("{CHECKPOINT}?cosigned={quorum}"),
+    };
+    let signers = Signers { keys, witnesses, quorum };
+    let note = client.get(&path)?.body;
+    let shown = checkpoints.add(CHECKPOINT, &note, &signers, told);
     if let Some((file, note)) = held {
-        let held = checkpoints.add(&file, &note, keys, told);
+        let held = checkpoints.add(&file, &note, &signers, told);
         if let (Some(shown), Some(held)) = (shown, held)
             && shown < held
         {
@@ -110,15 +111,67 @@ fn found(path: &str, what: String) -> Found {
     Found { kind: "damage", place, offset: None, what, tenants, derived: false }
 }
 
-/// What does not hold.
-fn check(opening: &Opening, position: u64, previous: Option<&str>) -> Vec<String> {
-    let mut wrong = Vec::new();
-    if opening.position != position {
-        wrong.push(format!("it is the opening of position {}", opening.position));
+/// On the way from record to record.
+struct Walk {
+    client: Client,
+    /// What the next record's leaf follows; `None` where that is not known.
+    previous: Option<String>,
+    book: Book,
+}
+
+impl Walk {
+    /// Checks the next record and its event; returns its leaf hash.
+    fn record(
+        &mut self,
+        position: u64,
+        path: &str,
+        told: &mut Told,
+    ) -> Result<Option<Hash>, ClientError> {
+        let opening: Opening = match get(&self.client, path, told)? {
+            Some(body) => self.client.parse(&body)?,
+            None => {
+                self.previous = None;
+                self.book.skip();
+                return Ok(None);
+            }
+        };
+        let mut wrong = Vec::new();
+        if opening.position != position {
+            wrong.push(format!("it is the opening of position {}", opening.position));
+        }
+        let leaf = opening.check(Open::All, &mut wrong);
+        let mut names = Vec::new();
+        if let Some(leaf) = &leaf {
+            let follows = self.previous.as_ref().is_none_or(|previous| leaf.previous == *previous);
+            if !follows && position == 0 {
+                wrong.push("it is not the first record of the log with this id".to_owned());
+            } else if !follows {
+                wrong.push("the leaf does not follow the record before".to_owned());
+            }
+            names = self.book.record(&opening, leaf, &mut wrong);
+        }
+        wrong.into_iter().for_each(|what| told.add(found(path, what)));
+        if let Some(leaf) = leaf.filter(|leaf| leaf.fields.kind == "event") {
+            let path = format!("/v1/events/{position}");
+            if let Some(body) = get(&self.client, &path, told)? {
+                let compared = event::compare(self.client.parse(&body)?, &opening, &leaf, &names);
+                compared.wrong.into_iter().for_each(|what| told.add(found(&path, what)));
+            }
+        }
+        let hash = unhex(&opening.hash).and_then(|hash| hash.try_into().ok()).map(Hash);
+        self.previous = Some(opening.hash);
+        Ok(hash)
     }
-    let leaf = opening.check(&mut wrong);
-    if leaf.is_some_and(|leaf| previous.is_some_and(|previous| leaf.previous != previous)) {
-        wrong.push("the leaf does not follow the record before".to_owned());
+}
+
+/// What the server answers. Where it knows that what is asked for is damaged, it is told: what is behind it can be checked.
+fn get(client: &Client, path: &str, told: &mut Told) -> Result<Option<Vec<u8>>, ClientError> {
+    match client.get(path) {
+        Ok(answer) => Ok(Some(answer.body)),
+        Err(ClientError::Refused(refusal)) if refusal.is_final_failure() => {
+            told.add(found(path, refusal.to_string()));
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
-    wrong
 }

@@ -14,7 +14,11 @@ use kimberlite_store::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::opening::{OpenedLeaf, Opening, unhex};
+use super::{
+    event::{self, Compared, Named},
+    names::{self, NamedBy, Under},
+    opening::{Name, Open, OpenedLeaf, Opening, Payload, unhex},
+};
 use crate::cli::{
     Output,
     vkeys::{log_key, witness_key},
@@ -50,8 +54,9 @@ pub(super) struct ReceiptArgs {
     hash: Option<Hash>,
 }
 
-/// The file is what `/v1/records/{position}/opening` answered, with two members that may be added: `proof` (what `…/proof`
-/// answered, as a string) and `event` (the event itself, to be compared).
+/// The file is what `/v1/records/{position}/opening` answered, with members that may be added: `proof` (what `…/proof` answered, as
+/// a string), `event` (the event itself, to be compared), and `named_by`: for each position under `names` the opening of that
+/// record with its own `proof`, ending in the same checkpoint; of its payloads only the names need be opened.
 #[derive(Debug, Args)]
 pub(super) struct EventArgs {
     file: PathBuf,
@@ -145,12 +150,20 @@ struct Appended {
     proof: String,
 }
 
-/// What was put beside an opening.
+/// An opening, and what was put beside it.
 #[derive(Deserialize)]
-struct Beside<'a> {
+#[serde(deny_unknown_fields)]
+struct Held<'a> {
+    position: u64,
+    leaf: String,
+    hash: String,
+    payloads: Vec<Payload>,
+    names: Option<Vec<Name>>,
     proof: Option<String>,
     #[serde(borrow)]
     event: Option<&'a RawValue>,
+    #[serde(default)]
+    named_by: Vec<NamedBy>,
 }
 
 impl Offline {
@@ -176,6 +189,10 @@ impl Report {
 
     fn wrong(&mut self, place: &'static str, what: impl Into<String>) {
         self.findings.push(Wrong { kind: "damage", place, what: what.into() });
+    }
+
+    fn all_wrong(&mut self, place: &'static str, what: Vec<String>) {
+        what.into_iter().for_each(|what| self.wrong(place, what));
     }
 
     fn receipt(&mut self, args: &ReceiptArgs) -> Result<(), OfflineError> {
@@ -207,20 +224,18 @@ impl Report {
 
     fn event(&mut self, args: &EventArgs) -> Result<(), OfflineError> {
         let text = read(&args.file)?;
-        let read_in = || Ok((serde_json::from_slice(&text)?, serde_json::from_slice(&text)?));
-        let read_in: Result<(Opening, Beside<'_>), serde_json::Error> = read_in();
-        let (opening, Beside { proof, event }) = match read_in {
-            Ok(read) => read,
+        let held = match serde_json::from_slice(&text) {
+            Ok(held) => held,
             Err(error) => {
                 self.wrong("opening", format!("it is no opening: {error}"));
                 return Ok(());
             }
         };
+        let Held { position, leaf, hash, payloads, names, proof, event, named_by } = held;
+        let opening = Opening { position, leaf, hash, payloads, names };
         let mut wrong = Vec::new();
-        let leaf = opening.check(&mut wrong);
-        for what in wrong {
-            self.wrong("opening", what);
-        }
+        let leaf = opening.check(Open::All, &mut wrong);
+        self.all_wrong("opening", wrong);
         self.position = Some(opening.position);
         let Some(leaf) = leaf else { return Ok(()) };
         self.checked.push("leaf: its hash".to_owned());
@@ -231,26 +246,49 @@ impl Report {
                 None => self.not_checked.push(format!("payload {kind}: it is gone")),
             }
         }
-        match event {
-            Some(event) => self.compare(event, &opening, &leaf),
-            None => self.not_checked.push("event: the file has none to compare".to_owned()),
-        }
         let of_its_own = args.proof.as_deref().map(read).transpose()?;
-        match (&args.vkey, of_its_own.or(proof.map(String::into_bytes))) {
+        let receipt = match (&args.vkey, of_its_own.or(proof.map(String::into_bytes))) {
             (Some(vkey), Some(proof)) => {
-                self.proof(&proof, leaf.hash, Some(opening.position), vkey, &args.witnesses);
+                self.proof(&proof, leaf.hash, Some(opening.position), vkey, &args.witnesses)
             }
             (Some(_), None) => return Err(OfflineError::NoProof),
             (None, _) => {
                 self.hash = Some(leaf.hash.to_string());
                 let what = "log: without --vkey and a proof nobody vouches for position and leaf";
                 self.not_checked.push(what.to_owned());
+                None
             }
+        };
+        let under = receipt.as_ref().zip(args.vkey.as_ref());
+        let under = under.map(|(receipt, vkey)| Under { receipt, vkey });
+        let mut wrong = Vec::new();
+        let mut namers: Vec<_> =
+            named_by.into_iter().map(|namer| namer.check(under.as_ref(), &mut wrong)).collect();
+        let names = names::of(&opening, &leaf, &mut namers, under.is_some(), &mut wrong);
+        self.all_wrong("named_by", wrong);
+        match event {
+            Some(event) => self.compare(event, &opening, &leaf, &names),
+            None => self.not_checked.push("event: the file has none to compare".to_owned()),
         }
         Ok(())
     }
 
-    /// Checks the proof of a record with this leaf hash.
+    fn compare(
+        &mut self,
+        event: &RawValue,
+        opening: &Opening,
+        leaf: &OpenedLeaf,
+        names: &[(&str, Named)],
+    ) {
+        let Compared { wrong, not_checked } = event::compare(event, opening, leaf, names);
+        if wrong.is_empty() {
+            self.checked.push("event: its fields are those of leaf and payloads".to_owned());
+        }
+        self.all_wrong("event", wrong);
+        self.not_checked.extend(not_checked.into_iter().map(|what| format!("event: {what}")));
+    }
+
+    /// Checks the proof of a record with this leaf hash; returns it where it holds.
     fn proof(
         &mut self,
         text: &[u8],
@@ -258,11 +296,14 @@ impl Report {
         position: Option<u64>,
         vkey: &VerifierKey,
         witnesses: &Witnesses,
-    ) {
+    ) -> Option<Receipt> {
         self.hash = Some(leaf.to_string());
         let receipt = match Receipt::parse(text) {
             Ok(receipt) => receipt,
-            Err(error) => return self.wrong("proof", error.to_string()),
+            Err(error) => {
+                self.wrong(place(&error), error.to_string());
+                return None;
+            }
         };
         if position.is_some_and(|position| position != receipt.index) {
             self.wrong("proof", format!("it is of position {}", receipt.index));
@@ -271,17 +312,12 @@ impl Report {
         let covered = match receipt.verify(leaf, vkey, &witnesses.keys) {
             Ok(covered) => covered,
             Err(error) => {
-                let place = match &error {
-                    ReceiptError::Checkpoint(_) => "checkpoint",
-                    ReceiptError::Cosignature(_) => "cosignature",
-                    ReceiptError::Proof(_) | ReceiptError::Line { .. } | ReceiptError::TooLong => {
-                        "proof"
-                    }
-                };
-                return self.wrong(place, error.to_string());
+                self.wrong(place(&error), error.to_string());
+                return None;
             }
         };
         self.covered(covered, witnesses);
+        Some(receipt)
     }
 
     fn covered(&mut self, covered: Covered, witnesses: &Witnesses) {
@@ -306,52 +342,6 @@ impl Report {
             .collect();
         let (origin, size, root) = (checkpoint.origin, checkpoint.size, checkpoint.root);
         self.checkpoint = Some(Shown { origin, size, root: root.to_string() });
-    }
-
-    /// Compares an event's JSON with what the leaf and its payloads say.
-    fn compare(&mut self, event: &RawValue, opening: &Opening, leaf: &OpenedLeaf) {
-        let members =
-            serde_json::from_str::<std::collections::BTreeMap<String, &RawValue>>(event.get());
-        let before = self.findings.len();
-        let Ok(members) = members else { return self.wrong("event", "it is no JSON object") };
-        let shown = |name: &str| members.get(name).map_or_else(|| "null".into(), |v| bare(v.get()));
-        let text = |text: &dyn std::fmt::Display| format!("\"{text}\"");
-        let fields = &leaf.fields;
-        for (name, expected) in [
-            ("position", opening.position.to_string()),
-            ("id", text(&fields.id)),
-            ("version", fields.version.to_string()),
-            ("time", text(&fields.time)),
-            ("hash", text(&leaf.hash)),
-        ] {
-            if shown(name) != expected {
-                self.wrong("event", format!("its {name} is not the leaf's"));
-            }
-        }
-        if fields.kind != "event" {
-            self.wrong("event", format!("the leaf is of a {}", fields.kind));
-        }
-        for name in ["stream", "type", "data", "metadata", "occurred_at", "tags"] {
-            let payload = opening.payloads.iter().find(|p| p.kind == name);
-            let absent = if name == "tags" { "[]" } else { "null" };
-            let expected = match payload {
-                Some(payload) => payload.json.as_deref().map_or_else(|| absent.into(), bare),
-                None if matches!(name, "stream" | "type") => {
-                    let what = format!("event: its {name} stands in an earlier record");
-                    self.not_checked.push(what);
-                    continue;
-                }
-                None => absent.to_owned(),
-            };
-            let found = shown(name);
-            let gone = payload.is_some_and(|p| p.json.is_none()) && found == "null";
-            if found != expected && !gone {
-                self.wrong("event", format!("its {name} is not what the leaf commits to"));
-            }
-        }
-        if self.findings.len() == before {
-            self.checked.push("event: its fields are those of leaf and payloads".to_owned());
-        }
     }
 
     /// Prints it.
@@ -379,17 +369,13 @@ impl Report {
     }
 }
 
-/// JSON without the whitespace between its parts, so that a file may be laid out anew. Numbers and strings stay as they are.
-fn bare(json: &str) -> String {
-    let (mut out, mut quoted, mut escaped) = (String::with_capacity(json.len()), false, false);
-    for c in json.chars() {
-        if quoted || !c.is_ascii_whitespace() {
-            out.push(c);
-        }
-        quoted ^= c == '"' && !escaped;
-        escaped = quoted && c == '\\' && !escaped;
+/// Where in a receipt something is wrong.
+fn place(error: &ReceiptError) -> &'static str {
+    match error {
+        ReceiptError::Checkpoint(_) => "checkpoint",
+        ReceiptError::Cosignature(_) => "cosignature",
+        ReceiptError::Proof(_) | ReceiptError::Line { .. } | ReceiptError::TooLong => "proof",
     }
-    out
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, OfflineError> {
