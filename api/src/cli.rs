@@ -107,7 +107,7 @@ enum Command {
     /// Print the public keys of the log, or have a new one sign it.
     Keys(Calling<keys::KeysArgs>),
     /// Check a data folder, a backup, or what a server shows, and name exactly what is damaged.
-    Verify(Calling<verify::VerifyArgs>),
+    Verify(Box<Calling<verify::VerifyArgs>>),
     /// Cosign the checkpoints of other logs, for those who trust no log alone.
     Witness(witness::WitnessCommand),
     /// Show what can be configured.
@@ -212,7 +212,8 @@ fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Backup(Calling { args, global }) => backup::run(&args, &global)?,
         Command::Keys(Calling { args, global }) => keys::run(&args, &global)?,
         Command::Restore(args) => restore::run(args)?,
-        Command::Verify(Calling { args, global }) => {
+        Command::Verify(calling) => {
+            let Calling { args, global } = *calling;
             if !verify::run(&args, &global)? {
                 return Ok(ExitCode::FAILURE);
             }

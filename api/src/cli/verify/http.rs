@@ -127,14 +127,12 @@ impl Walk {
         path: &str,
         told: &mut Told,
     ) -> Result<Option<Hash>, ClientError> {
-        let opening: Opening = match get(&self.client, path, told)? {
-            Some(body) => self.client.parse(&body)?,
-            None => {
-                self.previous = None;
-                self.book.skip();
-                return Ok(None);
-            }
+        let Some(body) = get(&self.client, path, told)? else {
+            self.previous = None;
+            self.book.skip();
+            return Ok(None);
         };
+        let opening: Opening = self.client.parse(&body)?;
         let mut wrong = Vec::new();
         if opening.position != position {
             wrong.push(format!("it is the opening of position {}", opening.position));
@@ -150,12 +148,16 @@ impl Walk {
             }
             names = self.book.record(&opening, leaf, &mut wrong);
         }
-        wrong.into_iter().for_each(|what| told.add(found(path, what)));
+        for what in wrong {
+            told.add(found(path, what));
+        }
         if let Some(leaf) = leaf.filter(|leaf| leaf.fields.kind == "event") {
             let path = format!("/v1/events/{position}");
             if let Some(body) = get(&self.client, &path, told)? {
                 let compared = event::compare(self.client.parse(&body)?, &opening, &leaf, &names);
-                compared.wrong.into_iter().for_each(|what| told.add(found(&path, what)));
+                for what in compared.wrong {
+                    told.add(found(&path, what));
+                }
             }
         }
         let hash = unhex(&opening.hash).and_then(|hash| hash.try_into().ok()).map(Hash);

@@ -192,7 +192,9 @@ impl Report {
     }
 
     fn all_wrong(&mut self, place: &'static str, what: Vec<String>) {
-        what.into_iter().for_each(|what| self.wrong(place, what));
+        for what in what {
+            self.wrong(place, what);
+        }
     }
 
     fn receipt(&mut self, args: &ReceiptArgs) -> Result<(), OfflineError> {
