@@ -58,6 +58,8 @@ pub struct Mender {
     nonce: u64,
     source: u8,
     again: Timer,
+    #[cfg(feature = "sim")]
+    mutant: Option<crate::sim::Mutant>,
 }
 
 impl Mender {
@@ -71,12 +73,42 @@ impl Mender {
         let me = ReplicaId(superblock.replica as u8);
         let again = Timer::after(now_ms, 0);
         let source = me.0;
-        Self { superblock, me, replicas, first, wanted: last, identity, nonce, source, again }
+        Self {
+            superblock,
+            me,
+            replicas,
+            first,
+            wanted: last,
+            identity,
+            nonce,
+            source,
+            again,
+            #[cfg(feature = "sim")]
+            mutant: None,
+        }
+    }
+
+    /// Plants a bug.
+    #[cfg(feature = "sim")]
+    pub fn plant(&mut self, mutant: Option<crate::sim::Mutant>) {
+        self.mutant = mutant;
+    }
+
+    /// Whether an op is the one that is wanted.
+    fn is_wanted(&self, header: &Header) -> bool {
+        let same = header.identity() == self.identity;
+        #[cfg(feature = "sim")]
+        let same = same || self.mutant == Some(crate::sim::Mutant::RepairByNumber);
+        header.op == self.wanted && same
     }
 
     /// Time went on: what to ask, and whom.
     pub fn tick(&mut self, now_ms: u64) -> Vec<(ReplicaId, Message)> {
         if !self.again.fires(now_ms, RESEND_MS) {
+            return Vec::new();
+        }
+        #[cfg(feature = "sim")]
+        if self.mutant == Some(crate::sim::Mutant::NeverMends) {
             return Vec::new();
         }
         self.source = (self.source + 1) % self.replicas;
@@ -132,7 +164,7 @@ impl Mender {
     fn supplied(&self, committed: bool, entry: Entry) -> Told {
         if entry.header.op != self.wanted {
             Told::Nothing
-        } else if entry.header.identity() == self.identity {
+        } else if self.is_wanted(&entry.header) {
             Told::Given(entry)
         } else if committed && self.wanted > self.superblock.commit {
             Told::NeverWas
@@ -149,7 +181,7 @@ impl Mender {
 
     /// The op that was wanted is kept: what to ask for next; `None` where the gap is closed.
     pub fn took(&mut self, header: &Header) -> Option<(ReplicaId, Message)> {
-        assert!(header.identity() == self.identity, "it is what was wanted");
+        assert!(self.is_wanted(header), "it is what was wanted");
         if header.op == self.first {
             return None;
         }

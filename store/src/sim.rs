@@ -15,7 +15,8 @@ use std::{
 };
 
 use kimberlite_consensus::{
-    Change, ChangeRefused, Envelope, Header, Input, Notice, Op, Recovered, Replica, Superblock,
+    Change, ChangeRefused, Envelope, Header, Identity, Input, Notice, Op, Recovered, Replica,
+    Superblock,
     prng::Prng,
     sim::{Failure, Harm, Harmed, Host, Mutant, Reply, Stopped, Work},
 };
@@ -63,7 +64,7 @@ pub(crate) struct SimHost {
     size: (u8, u8),
     mutant: Option<Mutant>,
     state: State,
-    repaired: Vec<Op>,
+    repaired: Vec<(Op, Identity)>,
 }
 
 #[derive(Debug)]
@@ -157,11 +158,11 @@ impl Host for SimHost {
             State::Runs(runs) => return runs.engine.step(now_ms, input).map_err(|e| stopped(&e)),
             State::Mends(mending) => mending,
         };
-        let mended = mending.step(now_ms, input).map_err(|e| stopped(&e))?;
+        let mended = mending.step(now_ms, input);
         self.repaired.append(&mut mending.repaired);
-        let next = match mended {
+        let next = match mended.map_err(|e| stopped(&e))? {
             Mended::NotYet => return Ok(()),
-            Mended::Whole => State::mend(&self.disk, now_ms, self.size)?,
+            Mended::Whole => State::mend(&self.disk, now_ms, self.size, self.mutant)?,
             Mended::CutOff => None,
         };
         self.state = match next {
@@ -189,14 +190,14 @@ impl Host for SimHost {
         if self.mutant == Some(Mutant::NoScrub) {
             return Ok(false);
         }
-        let Some(mending) = State::mend(&self.disk, now_ms, self.size)? else {
+        let Some(mending) = State::mend(&self.disk, now_ms, self.size, self.mutant)? else {
             return Ok(false);
         };
         self.state = State::Mends(Box::new(mending));
         Ok(true)
     }
 
-    fn repaired(&mut self) -> Vec<Op> {
+    fn repaired(&mut self) -> Vec<(Op, Identity)> {
         std::mem::take(&mut self.repaired)
     }
 
@@ -307,7 +308,7 @@ impl State {
     ) -> Result<Self, Stopped> {
         match Runs::open(disk, now_ms, size, mutant) {
             Ok(runs) => Ok(Self::Runs(Box::new(runs))),
-            Err(Stopped(why)) => match Self::mend(disk, now_ms, size)? {
+            Err(Stopped(why)) => match Self::mend(disk, now_ms, size, mutant)? {
                 Some(mending) => Ok(Self::Mends(Box::new(mending))),
                 None => Err(Stopped(why)),
             },
@@ -319,6 +320,7 @@ impl State {
         disk: &Arc<SimulatedDisk>,
         now_ms: u64,
         size: (u8, u8),
+        mutant: Option<Mutant>,
     ) -> Result<Option<Mending>, Stopped> {
         let disk: Arc<dyn Disk> = Arc::clone(disk) as Arc<dyn Disk>;
         let (_, replicas) = size;
@@ -329,7 +331,9 @@ impl State {
         let Some(hole) = hole else { return Ok(None) };
         let superblock = recovery::open_superblock(&*disk).map_err(|e| stopped(&e))?;
         let run = (now_ms, chance::random());
-        Ok(Some(Mending::new(disk, superblock, run, replicas, hole)))
+        let mut mending = Mending::new(disk, superblock, run, replicas, hole);
+        mending.plant(mutant);
+        Ok(Some(mending))
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use kimberlite_consensus::sim::{Config, Failure, Fault, Mutant, Outcome, Planned};
+use kimberlite_consensus::sim::{Config, Failure, Fault, Mutant, Outcome, Planned, VIOLATIONS};
 use kimberlite_store::sim::command::simulate;
 
 #[test]
@@ -62,21 +62,64 @@ fn a_replaced_primary_refuses_nothing_by_what_it_has() {
     }
 }
 
+/// Three replicas, to each of which in turn something is done, every so often.
+fn in_turn(
+    seed: u64,
+    every_ms: u64,
+    what: impl Fn(u64, u8) -> Vec<(u64, Fault)>,
+) -> (Config, Vec<Planned>) {
+    let drawn = Config::draw(seed);
+    let config =
+        Config { replicas: 3, members: 3, quiet_us: 0, safety_us: every_ms * 9_000, ..drawn };
+    let at = |n: u64, (ms, fault)| Planned { at_us: (n * every_ms + ms) * 1000, fault };
+    let turn = |n: u64| what(n, (n % 3) as u8).into_iter().map(move |f| at(n, f));
+    (config, (1..9).flat_map(turn).collect())
+}
+
+/// A replica is cut off, and if it leads, others commit other ops under the numbers of those that it has: one of these is
+/// damaged, inside its log.
+fn overtaken(seed: u64) -> (Config, Vec<Planned>) {
+    in_turn(seed, 2500, |n, replica| {
+        let damage = Fault::Damage { replica, back: 1 + n % 4, bit: 600 * n, down_ms: 1400 };
+        vec![(0, Fault::Partition { side: 1 << replica, ms: 1300 }), (150, damage)]
+    })
+}
+
+/// A replica is cut off and lacks ops then, of which those that another has are damaged before anybody knows.
+fn asked_while_damaged(seed: u64) -> (Config, Vec<Planned>) {
+    in_turn(seed, 3000, |n, replica| {
+        let other = (replica + 1) % 3;
+        let damage = Fault::Damage {
+            replica: other,
+            back: 41 + 7 * n,
+            bit: 6 * (97 * n + seed) + 5,
+            down_ms: 0,
+        };
+        vec![(0, Fault::Partition { side: 1 << replica, ms: 1200 }), (1195, damage)]
+    })
+}
+
+/// A sync fails, now here and now there.
+fn failing_syncs(seed: u64) -> (Config, Vec<Planned>) {
+    let fails = |n: u64| {
+        let (replica, after) = ((n % 3) as u8, 1 + n % 5);
+        let fault = Fault::DiskFails { replica, after, how: 0, down_ms: 50 };
+        Planned { at_us: n * 500_000, fault }
+    };
+    let config = Config { replicas: 3, members: 3, safety_us: 8_000_000, ..Config::draw(seed) };
+    (config, (1..15).map(fails).collect())
+}
+
 /// What brings a bug to light.
 fn stage(mutant: Mutant, seed: u64) -> (Config, Vec<Planned>) {
+    match mutant {
+        Mutant::Unconfirmed => return replaced(seed),
+        Mutant::GoesOn => return failing_syncs(seed),
+        Mutant::RepairByNumber => return overtaken(seed),
+        Mutant::ServesUnchecked => return asked_while_damaged(seed),
+        _ => {}
+    }
     let config = Config::draw(seed);
-    if mutant == Mutant::Unconfirmed {
-        return replaced(seed);
-    }
-    if mutant == Mutant::GoesOn {
-        let fails = |n: u64| {
-            let (replica, after) = ((n % 3) as u8, 1 + n % 5);
-            let fault = Fault::DiskFails { replica, after, how: 0, down_ms: 50 };
-            Planned { at_us: n * 500_000, fault }
-        };
-        let config = Config { replicas: 3, members: 3, safety_us: 8_000_000, ..config };
-        return (config, (1..15).map(fails).collect());
-    }
     let config = if mutant.needs_liar() { config.with_liar() } else { config };
     (config, config.schedule())
 }
@@ -119,6 +162,21 @@ fn a_run_that_depends_on_chance_does_not_do_the_same_again() {
     let config = Config::draw(1);
     let trace = || simulate(config, &config.schedule(), Some(Mutant::Chance)).trace;
     assert_ne!(trace(), trace());
+}
+
+/// The invariants whose subject is here; what they are for no other checker has to find.
+#[test]
+fn every_invariant_has_a_bug_that_breaks_it_and_no_other() {
+    let own = |name: &str| Mutant::ALL.iter().any(|m| m.breaks() == [name]);
+    let without: Vec<&str> =
+        VIOLATIONS.iter().map(|(name, _)| *name).filter(|name| !own(name)).collect();
+    assert!(without.is_empty(), "no bug is planted for {without:?}");
+    for number in (1..=14).chain(16..=19) {
+        assert!(own(&format!("S{number}")), "S{number}");
+    }
+    for number in 1..=8 {
+        assert!(own(&format!("L{number}")), "L{number}");
+    }
 }
 
 /// Whether a run ended with what the bug breaks.

@@ -153,6 +153,8 @@ impl Replica {
         }
         let same = |(p, h): &(&super::Pending, &Header)| p.header == **h;
         let common = self.suffix.iter().zip(&headers).take_while(same).count();
+        #[cfg(feature = "sim")]
+        let (headers, common) = self.keep_wrongly(headers, common);
         if common < self.suffix.len() {
             self.truncate(Op(commit.0 + common as u64), out);
             if self.goal.is_none() {
@@ -171,6 +173,14 @@ impl Replica {
             (self.superblock.log_view, self.superblock.uncertain) = (view, false);
             self.write_superblock(out);
         }
+    }
+
+    #[cfg(feature = "sim")]
+    fn keep_wrongly(&self, headers: Vec<Header>, common: usize) -> (Vec<Header>, usize) {
+        if self.primary() != self.me && self.has(crate::sim::Mutant::KeepsLog) {
+            return (self.suffix().cloned().collect(), self.suffix.len());
+        }
+        (headers, common)
     }
 
     /// Whether the goal has this op next.

@@ -40,6 +40,12 @@ impl Replica {
             | Mutant::NeverChanges
             | Mutant::InForceAtCommit
             | Mutant::OwnLog
+            | Mutant::KeepsLog
+            | Mutant::CertainEarly
+            | Mutant::RepairByNumber
+            | Mutant::NeverMends
+            | Mutant::ServesUnchecked
+            | Mutant::JoinsAlone
             | Mutant::CutOnLeaving
             | Mutant::VoteUncertain
             | Mutant::NoScrub

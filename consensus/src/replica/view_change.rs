@@ -85,6 +85,8 @@ impl Replica {
         let mut views: Vec<View> = fresh.map(|w| w.view).collect();
         views.sort_unstable_by(|a, b| b.cmp(a));
         let quorum = usize::from(quorum::view_change(voters.count()));
+        #[cfg(feature = "sim")]
+        let quorum = if self.has(Mutant::JoinsAlone) { 1 } else { quorum };
         if let Some(view) = views.get(quorum - 1)
             && *view > self.view()
         {
@@ -127,6 +129,9 @@ impl Replica {
         }
         if self.has(Mutant::LogViewAhead) {
             self.superblock.log_view = View(self.view().0 + 1);
+        }
+        if self.has(Mutant::CertainEarly) {
+            self.superblock.uncertain = false;
         }
         if self.has(Mutant::CutOnLeaving) && self.slots > 1 {
             self.sure = self.commit();

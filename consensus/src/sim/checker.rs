@@ -1,5 +1,6 @@
 //! What must hold, looked at after every event.
 
+mod logs;
 mod members;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,9 @@ pub const VIOLATIONS: &[(&str, &str)] = &[
     ("L1", "no view came to stay"),
     ("L2", "a client was not answered"),
     ("L3", "the core did not converge"),
+    ("L4", "damage in the core is not repaired"),
+    ("L5", "who lacks ops does not get them"),
+    ("L6", "who is cut off disturbs the core"),
     ("L7", "a replaced disk was not let in"),
     ("L8", "a change of the members did not end"),
     ("MEMBERS", "a change of the members was ordered too early"),
@@ -92,6 +96,12 @@ pub(super) struct Checker {
     /// Where each replica's log ended in its memory when it crashed.
     cutting: Vec<Option<Op>>,
     prepared: BTreeMap<(View, Op), Identity>,
+    /// The op under each number, in the logs of those who are normal in a view.
+    logs: BTreeMap<(View, Op), Identity>,
+    /// Up to where each replica's log was looked at, and in which view it was normal then.
+    looked: Vec<(Option<View>, Op)>,
+    /// Whether a liar may have one view show several logs.
+    may_differ: bool,
     primaries: BTreeMap<View, ReplicaId>,
     /// The latest time that was ever promised to readers.
     closed_us: i64,
@@ -102,7 +112,7 @@ pub(super) struct Checker {
 }
 
 impl Checker {
-    pub(super) fn new(members: u8, replicas: u8) -> Self {
+    pub(super) fn new(members: u8, replicas: u8, may_differ: bool) -> Self {
         let count = usize::from(replicas);
         Self {
             first: Members::first(members),
@@ -118,6 +128,9 @@ impl Checker {
             committed: vec![Op(0); count],
             cutting: vec![None; count],
             prepared: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            looked: vec![(None, Op(0)); count],
+            may_differ,
             primaries: BTreeMap::new(),
             closed_us: 0,
             acks: BTreeMap::new(),
@@ -160,6 +173,7 @@ impl Checker {
         // An op that was written and not acknowledged before a crash may be known to be committed only from what follows.
         durable.resize_with(durable.len().max(at), Identity::default);
         self.committed[r] = replica.commit();
+        self.begins_to_look(replica);
         self.superblock(r, replica.durable())
     }
 
@@ -343,6 +357,7 @@ impl Checker {
     pub(super) fn look(&mut self, replica: &Replica) -> Checked {
         let (r, view) = (replica.id(), replica.view());
         self.closed(replica)?;
+        self.one_log(replica)?;
         hold(replica.log_view() <= view, "S6", || format!("{r} in view {}", view.0))?;
         hold(replica.commit() <= Op(self.durable[usize::from(r.0)].len() as u64), "S7", || {
             format!("{r} committed {}", replica.commit())

@@ -145,8 +145,8 @@ pub trait Host: Sized {
     /// # Errors
     /// The host cannot go on.
     fn scrub(&mut self, now_ms: u64) -> Result<bool, Stopped>;
-    /// Ops that were put back since this was asked last.
-    fn repaired(&mut self) -> Vec<Op>;
+    /// Ops that are put back since this was asked last, also where that fails.
+    fn repaired(&mut self) -> Vec<(Op, Identity)>;
     /// Something happened to the replica.
     ///
     /// # Errors

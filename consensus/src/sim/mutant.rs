@@ -42,13 +42,15 @@ mutants! {
     /// A replica votes before it has durably left the views before.
     VoteEarly, "vote-early", ["S4"];
     /// A new primary takes its own log, whatever others have.
-    OwnLog, "own-log", ["S1", "S9", "S10"];
+    OwnLog, "own-log", ["S9"];
+    /// A backup calls what it has the log of the view, whatever the primary says.
+    KeepsLog, "keeps-log", ["S8"];
     /// A replica whose disk is new votes before it is let in.
     VotesBeforeReset, "votes-before-reset", ["S4"];
     /// A primary does not let a replaced disk in.
     NeverLetIn, "never-let-in", ["L7"];
     /// Replicas that are no members acknowledge, vote and are counted.
-    StandbysCount, "standbys-count", ["S3", "S8"];
+    StandbysCount, "standbys-count", ["S3"];
     /// A change of the members is ordered before what comes before it is committed, and before a quorum has the log.
     StepTooEarly, "step-too-early", ["MEMBERS"];
     /// A primary takes up changes of the members and forgets them.
@@ -63,10 +65,18 @@ mutants! {
     ForgetsView, "forgets-view", ["S5"];
     /// A replica votes though it does not know what it has acknowledged.
     VoteUncertain, "vote-uncertain", ["S10"];
+    /// A replica that does not know what it has acknowledged takes what is left for all of it once it joins a view.
+    CertainEarly, "certain-early", ["S3"];
     /// The damaged end of a log is cut like a torn write.
     DamageIsTorn, "damage-is-torn", ["S3", "S16"];
     /// Damage that no start meets is not looked for.
     NoScrub, "no-scrub", ["S16"];
+    /// A damaged op is put back with any op of its number.
+    RepairByNumber, "repair-by-number", ["S16"];
+    /// Nobody is asked for what is damaged.
+    NeverMends, "never-mends", ["L4"];
+    /// Ops are given to others as they are read, whether they hold or not.
+    ServesUnchecked, "serves-unchecked", ["S16"];
     /// The log view is raised beyond the view.
     LogViewAhead, "log-view-ahead", ["S6"];
     /// A backup calls an op committed that it has not written.
@@ -86,7 +96,7 @@ mutants! {
     /// Two logs with one op in common are taken for the same.
     AnyCommitted, "any-committed", ["S1"];
     /// What is written is not synced.
-    NoSync, "no-sync", ["S3", "HOST"];
+    NoSync, "no-sync", ["S3"];
     /// A sync that fails is taken for one that was done.
     GoesOn, "goes-on", ["S3"];
     /// The state of backups drifts.
@@ -98,7 +108,7 @@ mutants! {
     /// Answers from what is committed are given without asking whether this replica still leads.
     Unconfirmed, "unconfirmed", ["S13"];
     /// Bodies are not checked against their headers.
-    AnyBody, "any-body", ["S16", "HOST"];
+    AnyBody, "any-body", ["HOST"];
     /// Messages are believed whatever their checksum says.
     AnyMessage, "any-message", ["S17"];
     /// Whoever says so is taken for the primary. It takes a liar to see it.
@@ -113,6 +123,8 @@ mutants! {
     Chance, "chance", ["S18"];
     /// Backups never look for another primary.
     NoElection, "no-election", ["L1"];
+    /// One replica's wish for another view is enough.
+    JoinsAlone, "joins-alone", ["L6"];
     /// A replica that lacks ops does not ask for them.
-    NoRepair, "no-repair", ["L1", "L2", "L3"];
+    NoRepair, "no-repair", ["L5"];
 }

@@ -2,6 +2,7 @@
 
 mod clients;
 mod clocks;
+mod core;
 mod damage;
 mod disks;
 mod events;
@@ -139,6 +140,10 @@ pub struct World<H: Host> {
     answered: u64,
     core: u16,
     healed_us: Option<u64>,
+    /// The view in which the core converged, and since when it has been so.
+    settled: Option<(View, u64)>,
+    /// How often views changed in the core since it was healed.
+    unrest: u64,
     /// Who has which ops damaged: a bit for each replica.
     atlas: BTreeMap<Op, u16>,
     /// What an operator wants done to the members, and has not seen done.
@@ -172,11 +177,13 @@ impl<H: Host> World<H> {
             load,
             network,
             liar: Liar::new(&config, Prng::new(config.seed ^ 0x11a5)),
-            checker: Checker::new(config.members, config.replicas),
+            checker: Checker::new(config.members, config.replicas, config.may_disagree()),
             random,
             answered: 0,
             core: 0,
             healed_us: None,
+            settled: None,
+            unrest: 0,
             atlas: BTreeMap::new(),
             change: None,
             trace: blake3::Hasher::new(),
@@ -245,7 +252,7 @@ impl<H: Host> World<H> {
                 if self.config.may_disagree() {
                     return self.whole();
                 }
-                if self.answered >= self.config.commands && self.converged() {
+                if self.answered >= self.config.commands && self.stays() {
                     self.made_anew()?;
                     if self.converged() {
                         return self.finish();
@@ -387,6 +394,7 @@ impl<H: Host> World<H> {
     /// Looks at a replica after something happened to it, and takes on what it wants.
     fn after(&mut self, replica: u8, done: Result<(), Stopped>) -> Checked {
         let r = usize::from(replica);
+        self.look_at_repaired(replica)?;
         if let Err(Stopped(why)) = done {
             return self.stops(replica, &why);
         }

@@ -66,6 +66,27 @@ impl OpReader {
         Ok(None)
     }
 
+    /// An op as its frame's front says where it is, whether it holds or not: a planted bug.
+    #[cfg(feature = "sim")]
+    pub(crate) fn read_unchecked(&mut self, log: &Log, op: Op) -> Option<(Header, Bytes)> {
+        let segments = list_segments(&*log.disk).ok()?;
+        let mut firsts = segments.iter().rev().filter_map(|path| segment_op(path));
+        let segment = firsts.find(|first| *first <= op.0)?;
+        let mut place = Self::open(log, segment).ok()??;
+        while let Some(frame) = place.frames.next().ok()? {
+            let Frame::Op { offset, length, header, .. } = frame else { continue };
+            if header.op == op {
+                let mut bytes = vec![0; length as usize];
+                place.frames.segment().file().read_exact_at(&mut bytes, offset).ok()?;
+                let frame = Bytes::from(bytes);
+                let head = super::frame::FrameHead::decode(&frame).ok()?;
+                let end = frame.len() - super::frame::FRAME_TAIL_BYTES;
+                return Some((header, frame.slice(head.body_at..end)));
+            }
+        }
+        None
+    }
+
     fn open(log: &Log, segment: u64) -> io::Result<Option<Place>> {
         let end = if segment == log.segment.first_op { log.at } else { u64::MAX };
         let Some(opened) = open_segment(&*log.disk, log.cluster, segment)? else {

@@ -4,7 +4,8 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use kimberlite_consensus::{
-    Entry, Envelope, Form, Header, Input, Mender, Message, Op, ReplicaId, Superblock, Told,
+    Entry, Envelope, Form, Header, Identity, Input, Mender, Message, Op, ReplicaId, Superblock,
+    Told,
 };
 
 use crate::{
@@ -42,8 +43,8 @@ pub(crate) struct Mending {
     above: Option<Entry>,
     /// Messages to be sent.
     pub(crate) sent: Vec<Envelope>,
-    /// Ops that were put back.
-    pub(crate) repaired: Vec<Op>,
+    /// Ops that are put back.
+    pub(crate) repaired: Vec<(Op, Identity)>,
 }
 
 impl Mending {
@@ -136,8 +137,15 @@ impl Mending {
         Ok(Mended::NotYet)
     }
 
+    /// Plants a bug.
+    #[cfg(feature = "sim")]
+    pub(crate) fn plant(&mut self, mutant: Option<kimberlite_consensus::sim::Mutant>) {
+        self.mender.plant(mutant);
+    }
+
     /// Writes an op where it lay.
     fn put_back(&mut self, entry: &Entry, previous: Option<&Header>) -> io::Result<()> {
+        self.repaired.push((entry.header.op, entry.header.identity()));
         let frame = frame_around(&entry.header, previous, &entry.body);
         let at = self.to.checked_sub(frame.len() as u64).filter(|at| *at >= self.hole.from);
         let at = at.ok_or_else(does_not_fit)?;
@@ -145,7 +153,6 @@ impl Mending {
         file.write_all_at(&frame, at)?;
         file.sync()?;
         self.to = at;
-        self.repaired.push(entry.header.op);
         Ok(())
     }
 

@@ -221,12 +221,21 @@ impl<H: Host> World<H> {
         }
     }
 
+    /// What is put back is what was there.
+    pub(super) fn look_at_repaired(&mut self, replica: u8) -> Checked {
+        let Some(host) = &mut self.nodes[usize::from(replica)].host else { return Ok(()) };
+        for repaired in host.repaired() {
+            self.checker.put_back(replica, repaired)?;
+            self.count("ops put back");
+        }
+        Ok(())
+    }
+
     /// Whether a replica has its log again, or knows what it is.
     pub(super) fn look_for_repair(&mut self, replica: u8) -> Checked {
         let r = usize::from(replica);
         let node = &mut self.nodes[r];
-        let Some(host) = &mut node.host else { return Ok(()) };
-        *self.coverage.entry("ops put back").or_default() += host.repaired().len() as u64;
+        let Some(host) = &node.host else { return Ok(()) };
         let Some(it) = host.replica() else { return Ok(()) };
         if node.damage == Damage::Mends {
             return self.starts(replica);

@@ -1,49 +1,12 @@
 //! The liveness phase: a core is healed, the rest stays broken, and the core must answer and converge.
 
-use super::{
-    Checked, Config, Damage, Event, Host, Node, Stopped, Violation, Wear, Workload, World,
-};
-use crate::{FIRST_INCARNATION, Members, Op, Replica, ReplicaId, Status};
+use super::{Checked, Config, Damage, Host, Node, Stopped, Violation, Wear, Workload, World};
+use crate::{Op, Replica, ReplicaId, Status};
 
 impl<H: Host> World<H> {
-    pub(super) fn in_core(&self, replica: u8) -> bool {
-        self.core >> replica & 1 == 1
-    }
-
     pub(super) fn heal(&mut self) -> Checked {
         let all = self.config.replicas;
-        let members = self.checker.members().clone();
-        let voters = members.voters();
-        // A step that was ordered may or may not stay: the core is a quorum either way.
-        let ahead: Vec<Members> = self.checker.members_ahead().cloned().collect();
-        let core = |core: u16| (0..all).map(ReplicaId).filter(|r| core >> r.0 & 1 == 1).collect();
-        while !ahead.iter().chain([&members]).all(|m| m.have_quorum(core(self.core))) {
-            let replica = self.random.below(u64::from(all)) as u8;
-            let node = &self.nodes[usize::from(replica)];
-            let member = |m: &Members| m.voters().has(ReplicaId(replica));
-            // Who lies or is not let in counts for nothing.
-            let known = node.incarnation == FIRST_INCARNATION || member(&members);
-            let counts = replica != self.config.liar
-                && !node.is_fresh()
-                && known
-                && ahead.iter().chain([&members]).any(member);
-            self.core |= u16::from(counts) << replica;
-        }
-        for replica in 0..all {
-            let follows = !voters.has(ReplicaId(replica)) && self.random.per_mille(500);
-            self.core |= u16::from(follows) << replica;
-            self.core |= u16::from(self.nodes[usize::from(replica)].is_fresh()) << replica;
-        }
-        if self.nodes.iter().any(|n| n.damage != Damage::None) {
-            // Who does not know what it had is no nack: those who know may have to be all the others.
-            self.core = (1 << all) - 1;
-            self.count("cores of all, for the sake of damage");
-        }
-        if self.change.is_some() {
-            // Who is about to be added may be needed at once.
-            self.core = (1 << all) - 1;
-            self.count("cores of all, for the sake of a change");
-        }
+        self.choose_core();
         self.tell(&format!("the core is healed: {:b}", self.core));
         self.healed_us = Some(self.now_us);
         self.network.calm = true;
@@ -82,13 +45,7 @@ impl<H: Host> World<H> {
                 _ => self.nodes[r].paused_until = never,
             }
         }
-        // No disk is replaced while the members change.
-        self.change = self
-            .last_change()
-            .filter(|_| self.nodes.iter().all(|n| matches!(n.wear, Wear::Sound | Wear::Spoiled)));
-        if let Some(change) = self.change {
-            self.at(1_000_000, Event::Operate(change));
-        }
+        self.go_on_changing();
         Ok(())
     }
 
@@ -117,41 +74,17 @@ impl<H: Host> World<H> {
         // A disk that is about to fail would fail those who read the log to the end.
         let doomed = |(r, n): (usize, &Node<H>)| self.in_core(r as u8) && n.doomed.is_some();
         let same = same && !self.nodes.iter().enumerate().any(doomed);
+        // Who leads is in the core: another one may be about to give up. A liar goes on beside the core.
+        let leads = self.cores().any(|h| h.replica().is_some_and(Replica::leads));
+        let liar = self.cores().next().and_then(Host::replica).map(Replica::primary);
+        let leads = leads || liar == Some(ReplicaId(self.config.liar));
         same && count
             && changed
+            && leads
             && !fresh
             && first.0 == Status::Normal
             && first.2 == first.3
             && first.2 == all
-    }
-
-    pub(super) fn stuck(&self) -> Violation {
-        let mut what = String::new();
-        for host in self.cores() {
-            let Some(r) = host.replica() else {
-                what.push_str("one is not whole; ");
-                continue;
-            };
-            let (id, status, view, log) = (r.id(), r.status(), r.view().0, r.log_view().0);
-            let (op, commit, members) = (r.op(), r.commit(), r.members());
-            let line = format!(
-                "{id}: {status:?} view {view} log view {log} op {op} commit {commit} of {members}; "
-            );
-            what.push_str(&line);
-        }
-        let leads = self.cores().any(|h| h.replica().is_some_and(Replica::leads));
-        let invariant = if !leads {
-            "L1"
-        } else if self.answered < self.config.commands {
-            "L2"
-        } else if self.nodes.iter().any(Node::is_fresh) {
-            "L7"
-        } else if self.change.is_some() {
-            "L8"
-        } else {
-            "L3"
-        };
-        Violation::new(invariant, format!("{what}{} commands answered", self.answered))
     }
 
     /// Who cannot read everything because of what is derived from its log has that made anew, once.

@@ -49,6 +49,7 @@ impl<H: Host> World<H> {
             return;
         }
         let view = view.0;
+        self.unrest += u64::from(self.healed_us.is_some() && self.in_core(replica));
         self.note(6, &[u64::from(replica), view, status as u64]);
         match status {
             Status::ViewChange => {
