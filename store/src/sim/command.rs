@@ -203,7 +203,12 @@ fn many(from: u64, to: u64, liar: bool, mutant: Option<Mutant>) -> bool {
         let schedule = config.schedule();
         let outcome = simulate(config, &schedule, mutant);
         traces.update(&outcome.trace);
+        let idle = mutant.is_none() && !liar && is_idle(&outcome.coverage);
         let line = match &outcome.violation {
+            None if idle => {
+                failed.push(seed);
+                format!("seed {seed}: FAILED: too little was done, or went wrong")
+            }
             None => format!("seed {seed}: held, trace {}", Hex(&outcome.trace[..8])),
             Some(v) => {
                 failed.push(seed);
@@ -233,6 +238,13 @@ fn missing<'a>(total: &'a Coverage, must: &'a [&str]) -> impl Iterator<Item = &'
     must.iter().copied().filter(|what| total.get(what).is_none_or(|count| *count == 0))
 }
 
+/// Whether clients asked too little in a run, or too little went wrong, for it to count.
+fn is_idle(coverage: &Coverage) -> bool {
+    let seen = |what: &str| coverage.get(what).copied().unwrap_or_default();
+    let kinds = coverage.keys().filter(|what| what.starts_with("faults: ")).count();
+    seen("commands answered") < 2000 || seen("faults") < 5 || kinds < 3
+}
+
 /// In the first so many seeds each of these must happen at least once: else the runs do not test what they are for.
 const MANY: u64 = 200;
 const MUST_HAPPEN: &[&str] = &[
@@ -244,16 +256,21 @@ const MUST_HAPPEN: &[&str] = &[
     "clocks jump ahead",
     "clocks jump back",
     "commands asked again",
+    "cores that leave somebody out",
+    "cores that leave somebody out, with damage",
     "crashes",
     "damage found while running",
+    "damage that is cut off",
     "damaged ops",
     "faults: client away",
     "faults: clock",
     "faults: crash",
     "faults: crash of all",
     "faults: damage",
+    "faults: disk failure",
     "faults: failure while starting",
     "faults: harm",
+    "faults: lost disk",
     "faults: lost kind of message",
     "faults: no way to or from clients",
     "faults: one-way link",
@@ -264,6 +281,8 @@ const MUST_HAPPEN: &[&str] = &[
     "garbled messages refused",
     "harm to what can be spared",
     "hosts that stopped with their disk",
+    "indexes made anew",
+    "logs repaired",
     "members added",
     "members removed",
     "messages: Alive",
@@ -279,6 +298,9 @@ const MUST_HAPPEN: &[&str] = &[
     "messages: StartView",
     "messages: StartViewChange",
     "messages: Supply",
+    "notices: body",
+    "notices: misdirected",
+    "ops put back",
     "ops refused",
     "ops supplied",
     "primaries that went first",
@@ -298,6 +320,7 @@ const MUST_HAPPEN: &[&str] = &[
     "states: to lead",
     "torn writes",
     "truncations",
+    "uncertain ends made certain",
     "view changes with a promise outstanding",
     "view changes with an uncommitted suffix",
 ];
@@ -408,6 +431,35 @@ mod tests {
                 assert_eq!(missing(&fewer, must).collect::<Vec<_>>(), [*what]);
             }
         }
+    }
+
+    #[test]
+    fn a_run_in_which_little_happens_does_not_count() {
+        let busy = [("commands answered", 2000), ("faults", 5), ("faults: crash", 3)];
+        let more = [("faults: pause", 1), ("faults: clock", 1)];
+        let busy: Coverage = busy.into_iter().chain(more).collect();
+        assert!(!is_idle(&busy));
+        for what in busy.keys() {
+            let mut less = busy.clone();
+            match what.strip_prefix("faults: ") {
+                Some(_) => less.remove(what),
+                None => less.insert(what, busy[what] - 1),
+            };
+            assert!(is_idle(&less), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_failing_run_becomes_smaller_and_fails_as_before() {
+        let config = Config::draw(1);
+        let (schedule, mutant) = (config.schedule(), Some(Mutant::SmallQuorum));
+        let outcome = simulate(config, &schedule, mutant);
+        let failing = outcome.violation.as_ref().map(|v| v.invariant);
+        assert_eq!(failing, Some("S3"));
+        let (less, fewer, again) = minimise(config, schedule.clone(), outcome, mutant);
+        assert!(fewer.len() < schedule.len() / 2 && less.commands < config.commands);
+        assert_eq!(again.violation.as_ref().map(|v| v.invariant), failing);
+        assert_eq!(simulate(less, &fewer, mutant).trace, again.trace);
     }
 
     #[test]
