@@ -68,7 +68,7 @@ impl OpReader {
 
     /// An op as its frame's front says where it is, whether it holds or not: a planted bug.
     #[cfg(feature = "sim")]
-    pub(crate) fn read_unchecked(&mut self, log: &Log, op: Op) -> Option<(Header, Bytes)> {
+    pub(crate) fn read_unchecked(log: &Log, op: Op) -> Option<(Header, Bytes)> {
         let segments = list_segments(&*log.disk).ok()?;
         let mut firsts = segments.iter().rev().filter_map(|path| segment_op(path));
         let segment = firsts.find(|first| *first <= op.0)?;

@@ -336,7 +336,7 @@ impl<R> Engine<R> {
         let read = self.reader.read(&self.files.log, op).unwrap_or_default();
         #[cfg(feature = "sim")]
         if self.mutant == Some(Mutant::ServesUnchecked) && read.is_none() {
-            return self.reader.read_unchecked(&self.files.log, op);
+            return OpReader::read_unchecked(&self.files.log, op);
         }
         read
     }
