@@ -245,8 +245,9 @@ problems! {
          on.";
     CheckpointPending = "checkpoint_pending", 503, again, None,
         "No checkpoint covers the record yet",
-        "What is committed is signed within a second, and this took longer. An append that waited \
-         for its receipt is durable: GET its proof instead of sending it again.";
+        "What is committed is signed within a second, and this took longer. The record is durable; \
+         ask for its proof again. An append is never answered so: where it asked for its receipt and \
+         none came in time, it is answered without the proof.";
     Draining = "draining", 503, again, Unknown, "The server is stopping",
         "Reconnect in a moment. Whether an append that got this answer was written is not known \
          to it: send it again with the same Idempotency-Key or event ids.";

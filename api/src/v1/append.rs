@@ -9,8 +9,10 @@ use axum::{
 };
 use bytes::Bytes;
 use kimberlite_store::{
+    EvidenceError,
     append::{Append, NewEvent, StreamAppend},
     limits::EVENTS_MAX,
+    words::Position,
 };
 use serde::Deserialize;
 
@@ -62,7 +64,9 @@ json::only_from_objects!(AppendBody<'a>);
         ("If-Match" = Option<String>, Header, description = "The version that the stream must have, in double quotes; or `*`"),
         ("If-None-Match" = Option<String>, Header, description = "`*`: the stream must not exist"),
         ("Prefer" = Option<String>, Header,
-            description = "`return=receipt`: wait for a checkpoint that covers the events, 2 seconds at most, and answer with the proof"),
+            description = "`return=receipt`: wait for a checkpoint that covers the events, 2 seconds at most, and answer with the proof. \
+                Where none comes in time the answer has neither `proof` nor `Preference-Applied`: \
+                the events are durable all the same, and `/v1/events/{position}/proof` has the proof later"),
         ("Idempotency-Key" = Option<String>, Header,
             description = "1 to 256 bytes. The same request sent again with it is answered as the first time, with 200"),
     ),
@@ -79,7 +83,10 @@ json::only_from_objects!(AppendBody<'a>);
     ),
     responses(
         (status = 201, description = "Appended", body = ReceiptBody,
-            headers(("Location" = String, description = "The first event"))),
+            headers(
+                ("Location" = String, description = "The first event"),
+                ("Preference-Applied" = String, description = "`return=receipt`, where the answer has the proof"),
+            )),
         (status = 200, description = "Had been appended before; `Idempotent-Replay: true`", body = ReceiptBody),
     )
 )]
@@ -125,17 +132,28 @@ pub(crate) async fn append_to_stream(
         .ok_or_else(|| Problem::internal("an append without a receipt"))?;
     let mut body = ReceiptBody::from(receipt);
     let location = format!("/v1/events/{}", body.first_position);
-    let wants_receipt = conditions::wants_receipt(&parts.headers);
-    if wants_receipt {
-        let proof = app.store.receipt(&app.tenant, receipt.last_position).await?;
-        body.proof = Some(proof.to_string());
+    if conditions::wants_receipt(&parts.headers) {
+        body.proof = proof(&app, receipt.last_position).await;
     }
     let mut response = receipt::answer(&body, Some(location), appended.replayed);
-    if wants_receipt {
+    if body.proof.is_some() {
         let applied = HeaderValue::from_static("return=receipt");
         response.headers_mut().insert("preference-applied", applied);
     }
     Ok(response)
+}
+
+/// The proof, if there is one in time. The events are durable by now: an answer that tells of a failure would say that they
+/// are not, and a client that believes it appends them twice (RFC 7240 lets a preference go unheeded).
+async fn proof(app: &App, position: Position) -> Option<String> {
+    match app.store.receipt(&app.tenant, position).await {
+        Ok(proof) => Some(proof.to_string()),
+        Err(EvidenceError::Pending) => None,
+        Err(error) => {
+            tracing::error!(%error, "an append is answered without the proof that it asked for");
+            None
+        }
+    }
 }
 
 fn events(body: &Bytes) -> Result<(Vec<NewEvent>, Option<ExpectedBody>), Problem> {

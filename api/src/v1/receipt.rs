@@ -29,7 +29,8 @@ pub(crate) struct ReceiptBody {
     /// Leaf hash of the last event, in hex.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     hash: String,
-    /// A C2SP tlog-proof that the last event is in the log, where `Prefer: return=receipt` asked for it.
+    /// A C2SP tlog-proof that the last event is in the log, where `Prefer: return=receipt` asked for it and a
+    /// checkpoint covered the event in time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) proof: Option<String>,
 }

@@ -1,5 +1,11 @@
 //! `/v1/log/…` and proofs, as a stranger with the public key checks them.
 
+use std::{
+    ops::Range,
+    path::Path,
+    time::{Duration, Instant},
+};
+
 use kimberlite_store::{
     proof::{Checkpoint, Note, Receipt, VerifierKey, leaf_hash, verify_consistency},
     words::Hash,
@@ -31,6 +37,9 @@ async fn checkpoint(client: &mut Client, key: &VerifierKey) -> Checkpoint {
     assert_eq!((answer.status.as_u16(), answer.header("content-type")), TEXT);
     Checkpoint::verified(&Note::parse(&answer.body).unwrap(), key).unwrap()
 }
+
+/// How long a checkpoint is waited for that does not come: two seconds, and what a busy machine adds.
+pub(crate) const WAITED: Range<Duration> = Duration::from_millis(1900)..Duration::from_secs(5);
 
 const TEXT: (u16, Option<&str>) = (200, Some("text/plain; charset=utf-8"));
 
@@ -103,6 +112,53 @@ async fn a_receipt_comes_with_the_append_that_asks_for_it() {
     let headers = [kind, ("prefer", "return=receipt")];
     let answer = client.send("POST", "/v1/transactions", &headers, r#"{"appends":[]}"#).await;
     answer.problem(400, "unsupported_header");
+}
+
+/// Puts a folder where the tree's first tile goes. The record that fills that tile is not signed as long as it is there.
+fn no_tile(folder: &Path) -> std::path::PathBuf {
+    let mark = std::fs::read_dir(folder.join("signed")).unwrap().next().unwrap().unwrap();
+    let tenant = mark.file_name().into_string().unwrap();
+    let tile = folder.join("tiles").join(format!("{tenant}.1"));
+    std::fs::create_dir(&tile).unwrap();
+    tile
+}
+
+#[tokio::test]
+async fn what_no_checkpoint_covers_in_time_is_durable_and_proved_later() {
+    let (server, folder) = server();
+    let mut client = server.client().await;
+    let key = vkey(&mut client).await;
+    append(&mut client, 255).await;
+    assert_eq!(client.get("/v1/events/254/proof").await.status, 200);
+    let tile = no_tile(folder.path());
+    let headers = [
+        ("content-type", "application/json"),
+        ("prefer", "return=receipt"),
+        ("idempotency-key", "k"),
+    ];
+    // An answer that says anything else than what was done would have the events sent again.
+    for status in [201, 200] {
+        let asked = Instant::now();
+        let body = r#"{"events":[{"type":"t"}]}"#;
+        let answer = client.send("POST", "/v1/streams/s/events", &headers, body).await;
+        assert!(WAITED.contains(&asked.elapsed()), "{:?}", asked.elapsed());
+        let receipt = answer.ok(status);
+        assert_eq!((&receipt["last_position"], receipt.get("proof")), (&json!(255), None));
+        assert_eq!(answer.header("preference-applied"), None);
+        assert_eq!(answer.header("location"), Some("/v1/events/255"));
+    }
+    let asked = Instant::now();
+    let answer = client.get("/v1/events/255/proof").await;
+    assert!(WAITED.contains(&asked.elapsed()), "{:?}", asked.elapsed());
+    assert_eq!(answer.problem(503, "checkpoint_pending")["retryable"], true);
+    assert_eq!(checkpoint(&mut client, &key).await.size, 255, "what was shown stays");
+    assert_eq!(client.get("/v1/events/254/proof").await.status, 200);
+    assert_eq!(client.pages("/v1/events?limit=1000").await.len(), 256, "once");
+    std::fs::remove_dir(tile).unwrap();
+    let proof = client.get("/v1/events/255/proof").await;
+    let leaf = leaf_hash(&client.get("/v1/events/255/leaf").await.body);
+    let covered = Receipt::parse(&proof.body).unwrap().verify(leaf, &key, &[]).unwrap();
+    assert_eq!(covered.checkpoint.size, 256);
 }
 
 #[tokio::test]

@@ -17,7 +17,10 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::support::{Client, PATIENCE, Server};
+use crate::{
+    log::WAITED,
+    support::{Client, PATIENCE, Server},
+};
 
 const SETTING: &str = "KIMBERLITE_LOG_WITNESSES";
 
@@ -127,7 +130,9 @@ async fn what_witnesses_cosigned_is_shown_and_outlives_them_and_the_server() {
     let signed = Receipt::parse(&proof).unwrap().checkpoint;
     assert_eq!(signed.verify(&keys).unwrap()[0].key, &keys[0]);
     let path = format!("/v1/events/{position}/proof?cosigned=2");
+    let asked = Instant::now();
     client.get(&path).await.problem(503, "checkpoint_pending");
+    assert!(WAITED.contains(&asked.elapsed()), "{:?}", asked.elapsed());
     let note = until_ok(&mut client, "/v1/log/checkpoint?cosigned=2").await;
     let note = Note::parse(&note).unwrap();
     let older = Checkpoint::verified(&note, &log).unwrap();

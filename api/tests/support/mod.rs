@@ -151,6 +151,10 @@ impl Answer {
         for member in ["type", "title", "detail", "retryable", "side_effects", "trace_id"] {
             assert!(!problem[member].is_null(), "{member} is missing: {problem:#}");
         }
+        // Who may come again is told when.
+        if status == 503 && problem["retryable"] == true {
+            assert_eq!(self.header("retry-after"), Some("1"), "{self:?}");
+        }
         problem
     }
 }
