@@ -15,9 +15,10 @@ use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread::JoinHandle
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use self::{
+use self::log::{MARKS, ends_in_fork, fork_body};
+pub(crate) use self::{
     keys::KeyFolder,
-    log::{Found, MARKS, Places, SigningLog, ends_in_fork, fork_body},
+    log::{Found, Places, SigningLog},
 };
 use crate::{
     append::AppendError,
@@ -263,10 +264,13 @@ impl Signatures {
             self.round();
             for (tenant, reply) in rotate {
                 let places = Places { disk: &self.disk, keys: &self.keys };
-                let log = self.logs.get_mut(&tenant);
-                if let Some(result) = log.map(|log| log.rotate(&places)) {
-                    let _caller_left = reply.send(result).is_err();
+                let Some(log) = self.logs.get_mut(&tenant) else { continue };
+                let rotated = log.rotate(&places);
+                if rotated.is_err() {
+                    // It may hold a key that is not kept.
+                    self.logs.remove(&tenant);
                 }
+                let _caller_left = reply.send(rotated).is_err();
             }
             if stop {
                 return;

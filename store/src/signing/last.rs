@@ -50,7 +50,7 @@ impl LastSigned {
         Ok(made)
     }
 
-    /// Opens the file; the newest checkpoint in it.
+    /// Opens the file; the newest checkpoint in it, which is durable then.
     pub(crate) fn open(path: PathBuf) -> Result<(Self, Checkpoint, Note), SigningError> {
         let file = match File::options().read(true).write(true).open(&path) {
             Ok(file) => file,
@@ -59,17 +59,19 @@ impl LastSigned {
             }
             Err(error) => return Err(failed("opening", &path)(error)),
         };
-        let mut newest: Option<(u64, Checkpoint, Note)> = None;
+        let mut newest: Option<Kept> = None;
         for slot in 0..SLOTS {
             let found = read(&file, slot).map_err(failed("reading", &path))?;
-            newest = newest.into_iter().chain(found).max_by_key(|(sequence, ..)| *sequence);
+            newest = newest.into_iter().chain(found).max_by_key(|copy| copy.sequence);
         }
-        match newest {
-            Some((sequence, checkpoint, note)) => {
-                Ok((Self { file, path, sequence }, checkpoint, note))
-            }
-            None => Err(SigningError::Damaged { path }),
-        }
+        let Some(Kept { bytes, sequence, checkpoint, note }) = newest else {
+            return Err(SigningError::Damaged { path });
+        };
+        let opened = Self { file, path, sequence };
+        // Whoever wrote it may have been killed before the sync, or the sync may have failed: pages that could not be written
+        // count as clean, so another sync alone would succeed without them. Over the same bytes nothing can tear.
+        opened.put(sequence, &bytes)?;
+        Ok((opened, checkpoint, note))
     }
 
     /// Puts a note in place of the older copy, durably.
@@ -85,11 +87,16 @@ impl LastSigned {
         let sum = blake3::hash(&slot);
         slot.extend(sum.as_bytes());
         slot.resize(SLOT_BYTES, 0);
-        let at = sequence % SLOTS * SLOT_BYTES as u64;
-        let written = self.file.write_all_at(&slot, at).and_then(|()| Ok(fdatasync(&self.file)?));
-        written.map_err(failed("writing", &self.path))?;
+        self.put(sequence, &slot)?;
         self.sequence = sequence;
         Ok(())
+    }
+
+    /// Writes a copy in its place, durably.
+    fn put(&self, sequence: u64, slot: &[u8]) -> Result<(), SigningError> {
+        let at = sequence % SLOTS * SLOT_BYTES as u64;
+        let written = self.file.write_all_at(slot, at).and_then(|()| Ok(fdatasync(&self.file)?));
+        written.map_err(failed("writing", &self.path))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -97,17 +104,25 @@ impl LastSigned {
     }
 }
 
+/// A copy that is whole.
+struct Kept {
+    bytes: Vec<u8>,
+    sequence: u64,
+    checkpoint: Checkpoint,
+    note: Note,
+}
+
 /// What a copy holds; `None` where that is nothing whole.
-fn read(file: &File, slot: u64) -> io::Result<Option<(u64, Checkpoint, Note)>> {
+fn read(file: &File, slot: u64) -> io::Result<Option<Kept>> {
     let mut bytes = [0; SLOT_BYTES];
     match file.read_exact_at(&mut bytes, slot * SLOT_BYTES as u64) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         other => other?,
     }
-    Ok(decode(&bytes))
+    Ok(decode(&bytes).filter(|copy| copy.sequence % SLOTS == slot))
 }
 
-fn decode(slot: &[u8]) -> Option<(u64, Checkpoint, Note)> {
+fn decode(slot: &[u8; SLOT_BYTES]) -> Option<Kept> {
     let (head, rest) = slot.split_at_checked(HEAD_BYTES)?;
     let sequence = u64::from_le_bytes(head[8..16].try_into().ok()?);
     let length = u32::from_le_bytes(head[16..20].try_into().ok()?) as usize;
@@ -118,5 +133,5 @@ fn decode(slot: &[u8]) -> Option<(u64, Checkpoint, Note)> {
     }
     let note = Note::parse(text).ok()?;
     let checkpoint = Checkpoint::parse(note.text()).ok()?;
-    Some((sequence, checkpoint, note))
+    Some(Kept { bytes: slot.to_vec(), sequence, checkpoint, note })
 }

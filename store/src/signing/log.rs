@@ -69,6 +69,8 @@ impl SigningLog {
             return if mark { Err(SigningError::KeyMissing { path }) } else { Ok(Found::Unsigned) };
         };
         let (last, checkpoint, note) = LastSigned::open(places.keys.last(reference))?;
+        // The key's file may have come to its name without a sync.
+        places.keys.sync()?;
         let current = keys.last().expect("a file of keys has one");
         let signer = keys.iter().rev().find(|entry| {
             let verifier = entry.key.verifier();

@@ -434,6 +434,27 @@ async fn a_restored_log_keeps_its_name_only_with_its_key_and_nothing_lost() {
     assert!(body.unwrap().contains(&format!("\"origin\":\"{}\"", beyond.checkpoint.origin)));
 }
 
+/// A key that is not on the disk would sign what nobody could verify behind a restart.
+#[tokio::test]
+async fn a_key_that_cannot_be_kept_signs_nothing() {
+    let place = Place::new();
+    let (store, tenant) = place.open().await;
+    fill(&store, &tenant, 0..3).await;
+    let old = covered(&store, &tenant).await;
+    let taken = file(&place, "keys").with_extension("keys.new");
+    std::fs::create_dir(&taken).unwrap();
+    let refused = store.rotate_log_key(&tenant).await;
+    assert!(matches!(refused, Err(EvidenceError::Signing(SigningError::Io { .. }))));
+    fill(&store, &tenant, 3..5).await;
+    let signed = covered(&store, &tenant).await;
+    assert_eq!(signed.keys, old.keys);
+    Checkpoint::verified(&signed.note, &current(&old)).unwrap();
+    std::fs::remove_dir(&taken).unwrap();
+    let rotated = store.rotate_log_key(&tenant).await.unwrap();
+    assert_eq!((rotated.keys.len(), rotated.keys[1].from), (2, 5));
+    proofs(&store, &tenant, &[0, 4]).await;
+}
+
 /// A committed record is covered within a second, whoever writes meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_record_is_covered_within_a_second() {

@@ -1,6 +1,7 @@
 //! Random commands against a naive model: the same answers, whatever is in flight, abandoned or restarted.
 
 mod random;
+mod signed;
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -23,8 +24,9 @@ use crate::{
     opening::recover,
     resolve,
     tenant::TenantShared,
-    words::{Position, StreamName, Version},
+    words::{Position, StreamName, TenantName, Version},
 };
+use signed::Signatures;
 
 /// One event as the model knows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -291,9 +293,10 @@ fn start(simulated: Arc<SimulatedDisk>) -> World {
     // Checkpoints come often enough to matter.
     let due = Due { records: 7, bytes: 1 << 20 };
     let (tenants, checkpoints, recovered) = recover(&disk, due, None, &|tenants| {
-        for (reference, log_id) in [(SYSTEM, [5; 16]), (TENANT, [7; 16])] {
+        let dev = TenantName::new("dev").ok();
+        for (name, reference, log_id) in [(None, SYSTEM, [5; 16]), (dev, TENANT, [7; 16])] {
             if tenants.by_reference(&reference).is_none() {
-                tenants.add(Arc::new(tenants.make(None, reference, log_id)));
+                tenants.add(Arc::new(tenants.make(name, reference, log_id)));
             }
         }
     })
@@ -427,11 +430,13 @@ fn diverged(answer: &Expectation) -> bool {
 }
 
 /// Runs one seed; returns how often something was abandoned, stale, restarted, replayed, refused, diverged,
-/// abandoned in part.
-fn run(seed: u64) -> [usize; 7] {
+/// abandoned in part, and how many roots over what was in flight the log never had.
+fn run(seed: u64) -> [usize; 8] {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut world = start(SimulatedDisk::new());
-    let mut counts = [0; 7];
+    // A signature is a sync of a real disk.
+    let mut signatures = seed.is_multiple_of(4).then(|| Signatures::begin(&world));
+    let mut counts = [0; 8];
     // The model with everything in flight, and as it was after each op that is in flight.
     let mut model = Model::default();
     let mut committed = Model::default();
@@ -480,6 +485,9 @@ fn run(seed: u64) -> [usize; 7] {
                 if let Some(sealed) = world.machine.seal() {
                     world.pipeline.push(sealed);
                     sealed_models.push(model.clone());
+                    if let Some(signatures) = &mut signatures {
+                        signatures.look_ahead(&world);
+                    }
                 }
             }
             85..95 if !world.pipeline.is_empty() => {
@@ -488,6 +496,9 @@ fn run(seed: u64) -> [usize; 7] {
                 committed = sealed_models.remove(0);
                 let count = world.tenant.index.read().count;
                 assert_eq!(count, committed.records.len() as u64, "seed {seed}");
+                if let Some(signatures) = &mut signatures {
+                    signatures.sign(&world);
+                }
             }
             95..98 => {
                 // A view change drops a suffix of what is not committed: none of it may have been shown.
@@ -506,6 +517,9 @@ fn run(seed: u64) -> [usize; 7] {
                 let disk = Arc::clone(&world.disk);
                 drop(world);
                 world = start(disk);
+                if let Some(signatures) = &mut signatures {
+                    signatures.restart(&world);
+                }
                 sealed_models.clear();
                 resolved.clear();
                 expected.clear();
@@ -520,6 +534,10 @@ fn run(seed: u64) -> [usize; 7] {
     drop(world);
     let world = start(disk);
     assert_eq!(without_made_ids(world.records()), committed.records, "seed {seed}, restarted");
+    if let Some(mut signatures) = signatures {
+        signatures.restart(&world);
+        counts[7] = signatures.hold(&world);
+    }
     counts
 }
 
@@ -539,13 +557,21 @@ fn take(
 
 #[test]
 fn random_commands_are_answered_as_a_naive_model_answers_them() {
-    let mut totals = [0; 7];
+    let mut totals = [0; 8];
     for seed in 0..150 {
         let counts = run(seed);
         totals.iter_mut().zip(counts).for_each(|(t, c)| *t += c);
     }
-    let names =
-        ["abandoned", "stale", "restarted", "replayed", "refused", "diverged", "abandoned in part"];
+    let names = [
+        "abandoned",
+        "stale",
+        "restarted",
+        "replayed",
+        "refused",
+        "diverged",
+        "abandoned in part",
+        "a root that the log never had",
+    ];
     for (name, total) in names.iter().zip(totals) {
         assert!(total > 50, "{name} came up {total} times only");
     }
