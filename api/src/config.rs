@@ -330,7 +330,8 @@ pub const KEYS: &[Key] = &[
         env: "KIMBERLITE_KEYS_FOLDER",
         default: "",
         unit: "folder; empty: `keys` in the data folder",
-        what: "Where the keys that sign logs are kept. No backup holds them: keep it apart, and a copy of it.",
+        what: "Where the keys that sign logs are kept. No backup holds them: keep it apart, and a copy of it. Never bring an older copy back \
+               together with older data: the log would sign a second history under its name, and only a witness would notice.",
         set: |config, text| {
             config.keys_folder = text.into();
             Ok(())

@@ -392,7 +392,8 @@ pub const ALERTS: &[Alert] = &[
         lasts: "10m",
         why: "Each is asked again within a minute at most; ten are no restart. Until it cosigns, only the log vouches for new records.",
         action: "The server's log names the witness and why. One that saw more records than this log has, or another root, means that \
-                 this log went back or was replaced: stop the server and compare it with backups before anything else.",
+                 this log went back or was replaced, perhaps together with its keys, which nothing else here can notice: stop the server and \
+                 compare it with backups before anything else.",
     },
     Alert {
         name: "StampFails",

@@ -144,6 +144,7 @@ impl Store {
         if let Some(damage) = self.shared.damage.clone().or_else(damaged) {
             return Err(damage.into());
         }
+        self.named().await;
         let begun = Timestamp::now();
         let log = self.shared.node.committed().await.ok_or(BackupError::Closed)?;
         let begun = tokio::task::spawn_blocking(move || begin(log, begun, folder)).await;
@@ -326,5 +327,6 @@ fn tenant_line(tip: &TenantTip) -> TenantLine {
         reference: Hex(&tip.reference).to_string(),
         log_id: Hex(&tip.log_id).to_string(),
         records: tip.records,
+        origin: tip.origin.clone(),
     }
 }

@@ -163,6 +163,8 @@ pub(crate) struct TenantTip {
     pub(crate) reference: [u8; 16],
     pub(crate) log_id: [u8; 16],
     pub(crate) records: u64,
+    /// `None` where it is not signed.
+    pub(crate) origin: Option<String>,
 }
 
 /// The sending end.
@@ -415,6 +417,7 @@ impl Node {
             reference: tenant.reference,
             log_id: tenant.log_id,
             records: tenant.index.read().count,
+            origin: tenant.signed.borrow().as_ref().map(|signed| signed.checkpoint.origin.clone()),
         });
         CommittedLog {
             disk: Arc::clone(&self.engine.files.disk),

@@ -24,7 +24,7 @@ use crate::{
     error::{Damage, OpenError, ReadError},
     log::{FOLDER, segment_name, superblock::SuperblockFile},
     node::sixteen,
-    signing::RESTORED,
+    signing::{RestoredLog, RestoredMark},
     verify::{Finding, FindingKind, Progress, VerifyError, Watcher, verify},
     words::{Actor, Position, TenantName},
 };
@@ -46,6 +46,9 @@ pub struct Restore {
     pub until: Option<Until>,
     /// Who restores.
     pub actor: Actor,
+    /// Nothing was signed beyond the backup, says who restores: logs whose keys are there keep their names. Else all fork
+    /// when a server first opens them.
+    pub keeps_origin: bool,
 }
 
 /// A point of the log: the state after this record of this tenant.
@@ -335,10 +338,22 @@ fn make(
         None => manifest.tenants.iter().map(whole).collect(),
     };
     check(folder, told)?;
-    let marked = disk.create(RESTORED).and_then(|file| file.sync());
-    let marked = marked.and_then(|()| disk.sync_folder(""));
-    marked.map_err(failed("marking", folder))?;
+    mark(args, manifest, &tenants).leave(&*disk).map_err(failed("marking", folder))?;
     Ok(Restored { tenants, created_at: manifest.created_at.clone() })
+}
+
+/// What a server has to know that opens the folder to sign.
+fn mark(args: &Restore, manifest: &Manifest, tenants: &[RestoredTenant]) -> RestoredMark {
+    let log = |line: &TenantLine| {
+        let forked = |t: &RestoredTenant| t.tenant == line.tenant && t.new_log_id.is_some();
+        RestoredLog {
+            reference: line.reference.clone(),
+            origin: line.origin.clone().unwrap_or_default(),
+            forked: tenants.iter().any(forked),
+        }
+    };
+    let logs = manifest.tenants.iter().map(log).collect();
+    RestoredMark { keeps_origin: args.keeps_origin, logs }
 }
 
 fn whole(line: &TenantLine) -> RestoredTenant {

@@ -9,16 +9,18 @@
 mod keys;
 mod last;
 mod log;
+mod restored;
 
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use self::log::{MARKS, ends_in_fork, fork_body};
+use self::log::{MARKS, fork_body};
 pub(crate) use self::{
     keys::KeyFolder,
     log::{Found, Places, SigningLog},
+    restored::{RestoredLog, RestoredMark},
 };
 use crate::{
     append::AppendError,
@@ -37,8 +39,6 @@ use crate::{
     words::Actor,
 };
 
-/// Says in a data folder that it was restored: what was signed beyond it is not known.
-pub(crate) const RESTORED: &str = "restored";
 /// Who records that a log forked when nobody asked for it.
 const ACTOR: &str = "recovery";
 
@@ -221,33 +221,38 @@ impl Drop for Signer {
 impl Signatures {
     /// Opens every log at a start.
     fn open_all(&mut self, node: &NodeHandle) -> Result<(), SigningError> {
-        let io = |source| SigningError::Io { action: "removing", path: RESTORED.into(), source };
-        let restored = self.disk.exists(RESTORED).map_err(io)?;
+        let io =
+            |action| move |source| SigningError::Io { action, path: restored::FILE.into(), source };
+        let restored = RestoredMark::read(&*self.disk).map_err(io("reading"))?;
         for tenant in self.tenants.all() {
             // What is damaged is neither shorter nor another log: it waits for repair.
             if tenant.name.is_none() || tenant.index.read().damage.is_some() {
                 continue;
             }
             let places = Places { disk: &self.disk, keys: &self.keys };
-            let log = match SigningLog::open(&places, &tenant)? {
-                Found::Log(log) => log,
-                Found::Unsigned => {
-                    if restored && !ends_in_fork(&tenant)? {
-                        // Who has the old key may have signed more than is here.
-                        append_fork(node, &tenant, &fork_body(&places, &tenant, String::new())?)?;
+            // A restore that cut the log has written that it forked.
+            let restored = restored.as_ref().map(|mark| (mark, mark.log(tenant.reference)));
+            let restored = restored.filter(|(_, log)| !log.forked);
+            let old_origin = match SigningLog::open(&places, &tenant)? {
+                Found::Log(log) => match restored {
+                    Some((mark, _)) if !mark.keeps_origin => Some(log.origin().to_owned()),
+                    _ => {
+                        self.logs.insert(tenant.reference, log);
+                        continue;
                     }
-                    Box::new(SigningLog::begin(&places, &tenant)?)
-                }
-                Found::Behind(origin) => {
-                    tracing::warn!(origin, "the log went back below what was signed; it forks");
-                    append_fork(node, &tenant, &fork_body(&places, &tenant, origin)?)?;
-                    Box::new(SigningLog::begin(&places, &tenant)?)
-                }
+                },
+                Found::Unsigned => restored.map(|(_, log)| log.origin),
+                Found::Behind(origin) => Some(origin),
             };
-            self.logs.insert(tenant.reference, log);
+            if let Some(origin) = old_origin {
+                tracing::warn!(origin, "more may have been signed than this log has; it forks");
+                append_fork(node, &tenant, &fork_body(&places, &tenant, origin)?)?;
+            }
+            let log = SigningLog::begin(&places, &tenant)?;
+            self.logs.insert(tenant.reference, Box::new(log));
         }
-        if restored {
-            self.disk.remove(RESTORED).and_then(|()| self.disk.sync_folder("")).map_err(io)?;
+        if restored.is_some() {
+            RestoredMark::remove(&*self.disk).map_err(io("removing"))?;
         }
         Ok(())
     }

@@ -34,6 +34,10 @@ pub(super) struct RestoreArgs {
     /// inside a transaction cuts the transaction.
     #[arg(long, value_name = "N", requires = "tenant", value_parser = position)]
     position: Option<Position>,
+    /// Let logs keep their names where their keys are there. Say so only if nothing was signed since the backup was made;
+    /// a restored log otherwise goes on under another name and key, since nobody can know that.
+    #[arg(long, conflicts_with = "position")]
+    keep_origin: bool,
     /// How to print: JSON, or lines for people.
     #[arg(long, value_enum, default_value_t = Output::Json)]
     output: Output,
@@ -79,10 +83,10 @@ struct Line<'a> {
 /// # Errors
 /// See [`RestoreError`].
 pub(super) fn run(args: RestoreArgs) -> Result<(), RestoreError> {
-    let RestoreArgs { backup, data, tenant, position, output } = args;
+    let RestoreArgs { backup, data, tenant, position, keep_origin, output } = args;
     let until = tenant.zip(position).map(|(tenant, position)| Until { tenant, position });
     let actor = Actor::new(ACTOR).expect("a plain word");
-    let args = Restore { backup, folder: data, until, actor };
+    let args = Restore { backup, folder: data, until, actor, keeps_origin: keep_origin };
     let mut bar = Bar::new();
     let restored = restore(&args, &mut |step| match step {
         Step::Files(done, all) => bar.went_on(done, all, "copying"),

@@ -38,7 +38,8 @@ async fn append(client: &mut Client, stream: &str) {
 
 fn restored(backup: &Path, folder: &Path) {
     let (backup, folder) = (backup.to_owned(), folder.to_owned());
-    let args = Restore { backup, folder, until: None, actor: Actor::new("operator").unwrap() };
+    let actor = Actor::new("operator").unwrap();
+    let args = Restore { backup, folder, until: None, actor, keeps_origin: false };
     let restored = std::thread::spawn(move || restore(&args, &mut |_| {}).map(drop));
     restored.join().unwrap().unwrap();
 }

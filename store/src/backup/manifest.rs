@@ -59,6 +59,9 @@ pub(crate) struct TenantLine {
     pub(crate) log_id: String,
     /// How many records its log has: the position of the next.
     pub(crate) records: u64,
+    /// What its log is called; absent where it was not signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<String>,
 }
 
 /// A segment inside.

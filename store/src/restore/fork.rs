@@ -42,7 +42,8 @@ pub(super) fn fork(
         let lost = line.records.saturating_sub(records);
         let new_log_id = (lost > 0).then(|| Hex(&rand::random::<[u8; 16]>()).to_string());
         if let Some(new_log_id) = &new_log_id {
-            let body = body(&tenant, new_log_id)?;
+            let origin = line.origin.clone().unwrap_or_default();
+            let body = body(&tenant, new_log_id, origin)?;
             signing::fork(&store.shared.node, &tenant, actor, &body).map_err(RestoreError::Fork)?;
         }
         let tenant = line.tenant.clone();
@@ -53,7 +54,7 @@ pub(super) fn fork(
     Ok(restored)
 }
 
-fn body(tenant: &TenantShared, new_log_id: &str) -> Result<ForkBody, ReadError> {
+fn body(tenant: &TenantShared, new_log_id: &str, origin: String) -> Result<ForkBody, ReadError> {
     let view = tenant.view();
     let mut tree = Tree::default();
     for slice in view.slices.iter() {
@@ -64,7 +65,7 @@ fn body(tenant: &TenantShared, new_log_id: &str) -> Result<ForkBody, ReadError> 
     }
     Ok(ForkBody {
         new_log_id: new_log_id.to_owned(),
-        origin: String::new(),
+        origin,
         size: view.count,
         root: tree.root().to_string(),
     })

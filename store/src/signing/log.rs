@@ -158,6 +158,11 @@ impl SigningLog {
         self.keys.last().expect("there from the start")
     }
 
+    /// What it is called now.
+    pub(crate) fn origin(&self) -> &str {
+        self.current().origin()
+    }
+
     /// Whether there is something that the published checkpoint does not cover.
     pub(crate) fn is_behind(&self) -> bool {
         let size = self.shown.as_ref().map(|(checkpoint, _)| checkpoint.size);
@@ -303,14 +308,6 @@ fn new_log_id(
     });
     let id = body.map(|body| body.new_log_id);
     id.filter(|id| crate::node::sixteen(id).is_some()).ok_or(ReadError::NoRecord)
-}
-
-/// Whether the last record says that the log forked, so that nobody has another history under its origin.
-pub(crate) fn ends_in_fork(tenant: &TenantShared) -> Result<bool, ReadError> {
-    let view = tenant.view();
-    let Some(last) = view.count.checked_sub(1) else { return Ok(false) };
-    let entry = view.entry(last)?;
-    Ok(entry.is_some_and(|(_, entry)| entry.kind == RecordKind::LogForked))
 }
 
 /// What the next record says when the log forks there.

@@ -91,6 +91,20 @@ impl Store {
         found.ok_or(EvidenceError::Pending)
     }
 
+    /// Waits, no longer than for a proof, until every log that is signed has a checkpoint, and with it a name.
+    pub(crate) async fn named(&self) {
+        if self.shared.signer.lock().is_none() {
+            return;
+        }
+        let all = async {
+            for tenant in self.shared.tenants.all().iter().filter(|t| t.name.is_some()) {
+                let mut signed = tenant.signed.subscribe();
+                let _shown = signed.wait_for(Option::is_some).await.is_ok();
+            }
+        };
+        let _in_time = proof_wait(all).await.is_some();
+    }
+
     /// That the record at `position` is in the log: its way to the newest checkpoint, which is waited for.
     ///
     /// # Errors

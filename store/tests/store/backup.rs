@@ -31,7 +31,7 @@ pub(crate) fn try_restore(args: Restore) -> Result<Restored, RestoreError> {
 }
 
 pub(crate) fn to(backup: &Path, folder: PathBuf) -> Restore {
-    Restore { backup: backup.to_owned(), folder, until: None, actor: actor() }
+    Restore { backup: backup.to_owned(), folder, until: None, actor: actor(), keeps_origin: false }
 }
 
 /// Restores all of a backup to a new folder.

@@ -83,7 +83,7 @@ fn fork(record: &RecordView) -> (String, u64, String) {
     let body = record.payloads.iter().find(|p| p.kind == "body").unwrap();
     let PayloadState::Clear { json, .. } = &body.state else { panic!("{body:?}") };
     let body: serde_json::Value = serde_json::from_slice(json).unwrap();
-    assert_eq!(body["origin"], "");
+    assert_eq!(body["origin"], "", "this log is not signed");
     assert_eq!(body.as_object().unwrap().len(), 4);
     let text = |key: &str| body[key].as_str().unwrap().to_owned();
     (text("new_log_id"), body["size"].as_u64().unwrap(), text("root"))

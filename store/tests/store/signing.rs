@@ -1,5 +1,4 @@
-//! Checkpoints, proofs and keys: they hold for a stranger, survive restarts and lost tiles, and never show two histories
-//! under one name.
+//! Checkpoints, proofs and keys: they hold for a stranger, and survive restarts and lost tiles.
 
 use std::{
     collections::BTreeMap,
@@ -16,38 +15,38 @@ use kimberlite_store::{
 };
 
 use crate::{
-    backup::{back_up, restored, sound},
+    backup::sound,
     support::{actor, append, event},
 };
 
 /// A data folder and one for its keys.
-struct Place {
-    root: tempfile::TempDir,
+pub(crate) struct Place {
+    pub(crate) root: tempfile::TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { root: tempfile::tempdir().unwrap() }
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.root.path().join("data")
     }
 
-    fn keys(&self) -> PathBuf {
+    pub(crate) fn keys(&self) -> PathBuf {
         self.root.path().join("keys")
     }
 
-    fn try_open(&self) -> Result<Store, OpenError> {
+    pub(crate) fn try_open(&self) -> Result<Store, OpenError> {
         opened(&self.data(), &self.keys(), "")
     }
 
-    async fn open(&self) -> (Store, Tenant) {
+    pub(crate) async fn open(&self) -> (Store, Tenant) {
         tenant_of(self.try_open().unwrap()).await
     }
 }
 
-fn opened(data: &Path, keys: &Path, origin: &str) -> Result<Store, OpenError> {
+pub(crate) fn opened(data: &Path, keys: &Path, origin: &str) -> Result<Store, OpenError> {
     Store::open(Options {
         folder: data.to_owned(),
         segment_bytes: 64 << 10,
@@ -58,35 +57,35 @@ fn opened(data: &Path, keys: &Path, origin: &str) -> Result<Store, OpenError> {
     })
 }
 
-async fn tenant_of(store: Store) -> (Store, Tenant) {
+pub(crate) async fn tenant_of(store: Store) -> (Store, Tenant) {
     let name = TenantName::new("dev").unwrap();
     let tenant = store.create_tenant(actor(), name).await.unwrap();
     (store, tenant)
 }
 
-async fn fill(store: &Store, tenant: &Tenant, records: std::ops::Range<u64>) {
+pub(crate) async fn fill(store: &Store, tenant: &Tenant, records: std::ops::Range<u64>) {
     let events = records.map(|n| event("t", &n.to_string())).collect();
     store.append(tenant, append("s", Expected::Any, events)).await.unwrap();
 }
 
 /// The newest checkpoint, once it covers everything.
-async fn covered(store: &Store, tenant: &Tenant) -> std::sync::Arc<SignedLog> {
+pub(crate) async fn covered(store: &Store, tenant: &Tenant) -> std::sync::Arc<SignedLog> {
     let tip = *store.tip(tenant).borrow();
     store.signed_at(tenant, tip).await.unwrap()
 }
 
-fn current(signed: &SignedLog) -> VerifierKey {
+pub(crate) fn current(signed: &SignedLog) -> VerifierKey {
     signed.keys.last().unwrap().vkey.clone()
 }
 
-async fn leaf(store: &Store, tenant: &Tenant, position: u64) -> Hash {
+pub(crate) async fn leaf(store: &Store, tenant: &Tenant, position: u64) -> Hash {
     let record = store.record(tenant, Position::new(position).unwrap()).await.unwrap();
     assert_eq!(leaf_hash(&record.leaf), record.hash);
     record.hash
 }
 
 /// The proofs of some records, each checked.
-async fn proofs(store: &Store, tenant: &Tenant, positions: &[u64]) -> Vec<String> {
+pub(crate) async fn proofs(store: &Store, tenant: &Tenant, positions: &[u64]) -> Vec<String> {
     let signed = covered(store, tenant).await;
     let mut texts = Vec::new();
     for position in positions {
@@ -324,114 +323,6 @@ async fn an_origin_is_fixed_at_the_first_start() {
     ));
     let (store, tenant) = place.open().await;
     assert_eq!(covered(&store, &tenant).await.checkpoint.origin, "log.example/dev");
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-/// The data folder goes back to an older state, again and again; the keys stay.
-#[tokio::test]
-async fn a_log_that_went_back_goes_on_under_another_name_and_key() {
-    let place = Place::new();
-    let (store, tenant) = place.open().await;
-    fill(&store, &tenant, 0..600).await;
-    let early = covered(&store, &tenant).await;
-    store.close().await;
-    drop((store, tenant));
-    let older = place.root.path().join("older");
-    copy(&place.data(), &older);
-    // Less, as much, and more than what was signed, in the second life.
-    let mut seen: Vec<std::sync::Arc<SignedLog>> = vec![early];
-    for (lost, regrown) in [(300, 10), (5, 4), (5, 40)] {
-        let (store, tenant) = place.open().await;
-        fill(&store, &tenant, 0..lost).await;
-        seen.push(covered(&store, &tenant).await);
-        store.close().await;
-        drop((store, tenant));
-        std::fs::remove_dir_all(place.data()).unwrap();
-        copy(&older, &place.data());
-        let (store, tenant) = place.open().await;
-        let fork = store.record(&tenant, Position::new(600).unwrap()).await.unwrap();
-        assert_eq!(fork.kind, "log_forked");
-        fill(&store, &tenant, 0..regrown).await;
-        let signed = covered(&store, &tenant).await;
-        for other in &seen {
-            let same_name = other.checkpoint.origin == signed.checkpoint.origin;
-            assert!(!same_name, "two histories under {}", signed.checkpoint.origin);
-            assert_ne!(current(other), current(&signed));
-        }
-        let base = &seen[0].checkpoint.origin;
-        assert!(signed.checkpoint.origin.starts_with(&format!("{base}/fork-1-")), "{signed:?}");
-        // What was restored is the same in both.
-        let proof = store.consistency(&tenant, 600, None).await.unwrap();
-        let (size, root) = (signed.checkpoint.size, signed.checkpoint.root);
-        verify_consistency((600, seen[0].checkpoint.root), (size, root), &proof.hashes).unwrap();
-        proofs(&store, &tenant, &[0, 599, 600, size - 1]).await;
-        seen.push(signed);
-        store.close().await;
-        drop((store, tenant));
-        let (store, tenant) = place.open().await;
-        assert_eq!(*store.tip(&tenant).borrow(), size, "once");
-        assert_eq!(covered(&store, &tenant).await.checkpoint, seen.last().unwrap().checkpoint);
-    }
-}
-
-#[tokio::test]
-async fn a_restored_log_keeps_its_name_only_with_its_key_and_nothing_lost() {
-    let place = Place::new();
-    let (store, tenant) = place.open().await;
-    fill(&store, &tenant, 0..300).await;
-    let first = covered(&store, &tenant).await;
-    let backup = tempfile::tempdir().unwrap();
-    back_up(&store, backup.path()).await;
-    store.close().await;
-    drop((store, tenant));
-    // All that was signed is in the backup, and the key says so.
-    let whole = restored(backup.path());
-    let (store, tenant) = tenant_of(opened(whole.path(), &place.keys(), "").unwrap()).await;
-    assert_eq!(store.signed(&tenant).unwrap().note, first.note);
-    drop((store, tenant));
-    // Nobody knows what was signed.
-    let (other, keys) = (restored(backup.path()), tempfile::tempdir().unwrap());
-    let (store, tenant) = tenant_of(opened(other.path(), keys.path(), "").unwrap()).await;
-    fill(&store, &tenant, 0..1).await;
-    let signed = covered(&store, &tenant).await;
-    assert_eq!(signed.checkpoint.size, 302);
-    assert!(signed.checkpoint.origin.contains("/fork-1-"), "{signed:?}");
-    assert_ne!(current(&signed), current(&first));
-    store.close().await;
-    drop((store, tenant));
-    let (store, tenant) = tenant_of(opened(other.path(), keys.path(), "").unwrap()).await;
-    assert_eq!(covered(&store, &tenant).await.checkpoint, signed.checkpoint, "forked once");
-    // More was signed than the backup has.
-    let (store_then, tenant_then) = place.open().await;
-    fill(&store_then, &tenant_then, 0..1).await;
-    let beyond = covered(&store_then, &tenant_then).await;
-    drop((store_then, tenant_then));
-    let older = restored(backup.path());
-    let (store, tenant) = tenant_of(opened(older.path(), &place.keys(), "").unwrap()).await;
-    fill(&store, &tenant, 0..1).await;
-    let signed = covered(&store, &tenant).await;
-    assert_ne!(signed.checkpoint.origin, beyond.checkpoint.origin);
-    assert_ne!(current(&signed), current(&beyond));
-    let fork = store.record(&tenant, Position::new(300).unwrap()).await.unwrap();
-    let body = fork.payloads.iter().find_map(|p| match &p.state {
-        kimberlite_store::read::PayloadState::Clear { json, .. } if p.kind == "body" => {
-            Some(std::str::from_utf8(json).unwrap().to_owned())
-        }
-        _ => None,
-    });
-    assert!(body.unwrap().contains(&format!("\"origin\":\"{}\"", beyond.checkpoint.origin)));
 }
 
 /// A key that is not on the disk would sign what nobody could verify behind a restart.
