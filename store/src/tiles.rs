@@ -168,27 +168,69 @@ fn full_root(mut hashes: Vec<Hash>) -> Hash {
     hashes[0]
 }
 
-/// Hashes of kept levels on their way to the files.
+/// Hashes of kept levels on their way to the files: a tile's worth of them at most.
 #[derive(Debug, Default)]
-pub(crate) struct Filled(HashMap<u8, (u64, Vec<Hash>)>);
+pub(crate) struct Filled {
+    levels: HashMap<u8, (u64, Vec<Hash>)>,
+    held: usize,
+}
 
 impl Filled {
     /// Adds a leaf to the tree and keeps what it fills.
-    pub(crate) fn push(&mut self, tree: &mut Tree, leaf: Hash) {
+    pub(crate) fn push(&mut self, tree: &mut Tree, leaf: Hash, tiles: &Tiles) -> io::Result<()> {
         tree.grow(leaf, |at, hash| {
             if at.level.is_multiple_of(STEP) {
-                let (_, hashes) =
-                    self.0.entry(at.level / STEP).or_insert_with(|| (at.index, Vec::new()));
+                let of_level = self.levels.entry(at.level / STEP);
+                let (_, hashes) = of_level.or_insert_with(|| (at.index, Vec::new()));
                 hashes.push(hash);
+                self.held += 1;
             }
         });
+        if self.held < TILE_HASHES.into() { Ok(()) } else { self.write(tiles) }
     }
 
     /// Writes what was kept.
     pub(crate) fn write(&mut self, tiles: &Tiles) -> io::Result<()> {
-        for (level, (first, hashes)) in self.0.drain() {
+        for (level, (first, hashes)) in self.levels.drain() {
             tiles.write(level, first, &hashes)?;
         }
+        self.held = 0;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::simulated::SimulatedDisk;
+
+    /// However far a log has come since it was looked at, memory holds one hash for each bit of its size and a tile's worth
+    /// of what goes to the files; those hold all of it.
+    #[test]
+    fn memory_for_a_tree_does_not_grow_with_it() {
+        const SIZE: u64 = 300_000;
+        let tiles = Tiles::open(SimulatedDisk::new(), [7; 16]).unwrap();
+        let (mut tree, mut filled) = (Tree::default(), Filled::default());
+        let leaf = |n: u64| {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&n.to_le_bytes());
+            Hash(bytes)
+        };
+        for n in 0..SIZE {
+            filled.push(&mut tree, leaf(n), &tiles).unwrap();
+            assert_eq!(tree.held(), (n + 1).count_ones() as usize);
+            let held: usize = filled.levels.values().map(|(_, hashes)| hashes.len()).sum();
+            assert!(held < TILE_HASHES.into(), "{held} hashes wait behind {n} records");
+        }
+        filled.write(&tiles).unwrap();
+        let read = |level, first, count| {
+            let found = tiles.read(level, first, count).unwrap();
+            found.into_iter().map(|hash| hash.expect("it was written")).collect::<Vec<_>>()
+        };
+        let below = (0..TILE).map(|n| leaf(1000 * TILE + n)).collect();
+        assert_eq!(read(1, 0, SIZE / TILE)[1000], full_root(below));
+        for (index, hash) in read(2, 0, SIZE / TILE / TILE).into_iter().enumerate() {
+            assert_eq!(hash, full_root(read(1, index as u64 * TILE, TILE)), "{index}");
+        }
     }
 }

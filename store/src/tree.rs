@@ -24,6 +24,12 @@ impl Tree {
         self.size
     }
 
+    /// Hashes in memory.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.full.len()
+    }
+
     /// Adds a leaf by its hash.
     pub fn push(&mut self, leaf: Hash) {
         self.grow(leaf, |_, _| {});

@@ -26,8 +26,6 @@ use crate::{
 
 /// Holds a file for each tenant whose log was signed, so that a lost key is told from one that never was.
 pub(crate) const MARKS: &str = "signed";
-/// Records between two times that hashes go to the tiles.
-const FLUSH_RECORDS: u64 = 1 << 16;
 
 /// What the thread that signs knows of a tenant.
 pub(crate) struct SigningLog {
@@ -187,10 +185,7 @@ impl SigningLog {
                 if entry.kind == RecordKind::LogForked {
                     self.fork(places, fragments, position)?;
                 }
-                filled.push(&mut self.tree, entry.hash);
-                if position % FLUSH_RECORDS == 0 {
-                    filled.write(&self.tiles).map_err(writing())?;
-                }
+                filled.push(&mut self.tree, entry.hash, &self.tiles).map_err(writing())?;
             }
         }
         filled.write(&self.tiles).map_err(writing())?;

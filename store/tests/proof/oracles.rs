@@ -63,7 +63,7 @@ fn small_trees_agree_with_another_implementation_everywhere() {
 #[test]
 fn trees_of_up_to_a_million_leaves_agree_with_another_implementation() {
     let mut chance = Chance(1);
-    let tree = Hashes::digits(1_000_000);
+    let tree = Hashes::random(1_000_000, &mut chance);
     for _ in 0..300 {
         // Every size of tree alike, not only large ones.
         let bits = chance.below(20);
@@ -112,19 +112,27 @@ fn spoiled_proofs_are_refused_here_and_there() {
 
 #[test]
 fn a_tree_built_by_another_implementation_has_our_roots_and_proofs() {
+    const LEAVES: u64 = 1_000_000;
     let mut chance = Chance(3);
+    let mut leaf = || (0..chance.below(24)).map(|_| chance.next() as u8).collect::<Vec<_>>();
+    let leaves: Vec<Vec<u8>> = (0..LEAVES).map(|_| leaf()).collect();
+    // Its full subtrees are those of every smaller tree.
+    let ours = Hashes::of(leaves.iter().map(|l| leaf_hash(l)).collect());
+    // Small ones all, then of every magnitude, and the ends of it.
+    let mut sizes: Vec<u64> = (1..=40).collect();
+    for bits in 6..20_u32 {
+        sizes.extend([(1 << bits) - 1, 1 << bits, (1 << bits) + 1 + chance.below(1 << bits)]);
+    }
+    sizes.extend([LEAVES - 1, LEAVES]);
+    sizes.retain(|size| *size <= LEAVES);
+    sizes.sort_unstable();
     let mut tree = MemoryBackedTree::<Sha256, Vec<u8>>::new();
-    let mut leaves: Vec<Vec<u8>> = Vec::new();
-    for size in 1..=600_u64 {
-        let leaf = (0..chance.below(40)).map(|_| chance.next() as u8).collect::<Vec<_>>();
-        leaves.push(leaf.clone());
-        tree.push(leaf);
-        if size > 40 && size % 29 != 0 {
-            continue;
-        }
-        let ours = Hashes::of(leaves.iter().map(|l| leaf_hash(l)).collect());
+    let mut rest = leaves.into_iter();
+    for size in sizes {
+        let missing = size - tree.len();
+        rest.by_ref().take(missing as usize).for_each(|leaf| tree.push(leaf));
         let root = subtree_root(0, size, &mut ours.read()).unwrap();
-        assert_eq!(root.0.as_slice(), tree.root().as_bytes().as_slice());
+        assert_eq!(root.0.as_slice(), tree.root().as_bytes().as_slice(), "{size} leaves");
         for _ in 0..5 {
             let (index, added) = (chance.below(size), chance.below(size));
             let path = inclusion(index, size, ours.read()).unwrap();
@@ -138,6 +146,7 @@ fn a_tree_built_by_another_implementation_has_our_roots_and_proofs() {
             }
         }
     }
+    assert_eq!(tree.len(), LEAVES);
 }
 
 #[test]

@@ -25,6 +25,16 @@ impl Hashes {
         Self::of((0..size).map(|n| leaf_hash(n.to_string().as_bytes())).collect())
     }
 
+    /// Leaves that nobody thought of.
+    pub(crate) fn random(size: u64, chance: &mut Chance) -> Self {
+        let mut leaf = || {
+            let words: [u64; 4] = std::array::from_fn(|_| chance.next());
+            let bytes = words.map(u64::to_le_bytes);
+            Hash(bytes.as_flattened().try_into().expect("four times eight"))
+        };
+        Self::of((0..size).map(|_| leaf()).collect())
+    }
+
     pub(crate) fn at(&self, node: Node) -> Hash {
         self.0[usize::from(node.level)][node.index as usize]
     }

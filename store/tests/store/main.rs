@@ -19,4 +19,5 @@ mod signing;
 mod stamps;
 mod subscribe;
 mod support;
+mod tiles;
 mod verify;

@@ -346,7 +346,40 @@ async fn a_key_that_cannot_be_kept_signs_nothing() {
     proofs(&store, &tenant, &[0, 4]).await;
 }
 
-/// A committed record is covered within a second, whoever writes meanwhile.
+/// Many small logs wait for one disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_a_hundred_tenants_are_covered_within_a_second() {
+    let place = Place::new();
+    let store = place.try_open().unwrap();
+    let mut tenants = Vec::new();
+    for n in 0..100 {
+        let name = TenantName::new(&format!("tenant-{n}")).unwrap();
+        tenants.push(store.create_tenant(actor(), name).await.unwrap());
+    }
+    let mut keys = std::collections::HashSet::new();
+    for tenant in &tenants {
+        let signed = covered(&store, tenant).await;
+        keys.insert(current(&signed).to_string());
+    }
+    assert_eq!(keys.len(), tenants.len(), "each has its own");
+    for round in 0..3 {
+        let mut waiting = tokio::task::JoinSet::new();
+        for tenant in &tenants {
+            let (store, tenant) = (store.clone(), tenant.clone());
+            waiting.spawn(async move {
+                fill(&store, &tenant, 0..1).await;
+                let wait = store.signed_at(&tenant, round + 1);
+                let signed = tokio::time::timeout(Duration::from_secs(1), wait).await;
+                assert_eq!(signed.unwrap().unwrap().checkpoint.size, round + 1);
+            });
+        }
+        while let Some(done) = waiting.join_next().await {
+            done.unwrap();
+        }
+    }
+}
+
+/// A committed record is covered within a second, again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_record_is_covered_within_a_second() {
     let place = Place::new();
