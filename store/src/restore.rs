@@ -5,6 +5,7 @@
 
 mod cut;
 mod fork;
+mod leaves;
 mod source;
 
 use std::{
@@ -28,6 +29,7 @@ use crate::{
     verify::{Finding, FindingKind, Progress, VerifyError, Watcher, verify},
     words::{Actor, Position, TenantName},
 };
+pub use leaves::read_backup;
 pub use source::{CheckedBackup, check_backup, is_backup};
 
 /// Stands in a folder that is being restored; who opens it is refused.

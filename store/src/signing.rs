@@ -16,6 +16,7 @@ use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread::JoinHandle
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+pub use self::last::last_signed;
 use self::log::{MARKS, fork_body};
 pub(crate) use self::{
     keys::KeyFolder,

@@ -33,6 +33,8 @@ use crate::{
 };
 use walk::Walk;
 
+pub use crate::signing::last_signed;
+
 /// What a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FindingKind {
@@ -94,8 +96,21 @@ pub struct Summary {
     pub notes: u64,
 }
 
+/// Records of a tenant that hold, with everything that they commit to, one behind the other.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckedRecords<'a> {
+    /// The tenant.
+    pub tenant: &'a str,
+    /// Position of the first. Where it is not behind the one before, records between them are lost.
+    pub first: u64,
+    /// Their leaf hashes.
+    pub hashes: &'a [Hash],
+}
+
 /// Who is told while a folder is checked.
 pub trait Watcher {
+    /// Records hold.
+    fn records(&mut self, _records: &CheckedRecords<'_>) {}
     /// It goes on.
     fn progress(&mut self, progress: &Progress);
     /// Something was found.

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod event;
+mod folder;
 mod http;
 mod names;
 mod offline;
@@ -16,7 +17,7 @@ use std::{
 use clap::Args;
 use kimberlite_store::{
     proof::VerifierKey,
-    restore::{RestoreError, Step, check_backup, is_backup},
+    restore::{RestoreError, Step, check_backup, is_backup, read_backup},
     verify::{Finding, FindingKind, Progress, VerifyError as FolderError, Watcher},
 };
 use serde::Serialize;
@@ -40,11 +41,12 @@ pub(super) struct VerifyArgs {
     /// A data folder, a backup's folder, or the `http://` URL of a server; left out, the server at `--url`.
     #[arg(value_name = "FOLDER|URL")]
     what: Option<String>,
-    /// A public key of the log, from somebody you trust: what a server shows must be what this key signed. More than one where the
-    /// log changed its key.
+    /// A public key of the log, from somebody you trust: what a server shows, or what a folder holds, must be what this key signed.
+    /// More than one where the log changed its key. Tiles in a folder are not compared: they are derived.
     #[arg(long = "vkey", value_name = "VKEY", value_parser = log_key)]
     vkeys: Vec<VerifierKey>,
-    /// A checkpoint that the server showed before, in a file: its log must begin with that.
+    /// A checkpoint that the server showed before, in a file: its log must begin with that. A folder is held against what its keys signed last
+    /// too, where they lie in it.
     #[arg(long, value_name = "FILE", requires = "vkeys")]
     checkpoint: Option<PathBuf>,
     /// The public key of a witness who must have cosigned each checkpoint; as often as there are witnesses. Without it
@@ -83,9 +85,12 @@ pub(super) enum VerifyError {
     /// A folder or a URL, and a file.
     #[error("either a folder or a URL, or `receipt` or `event` and a file")]
     Both,
-    /// Only a server shows what its key signed.
-    #[error("--vkey and --log-id check what a server shows, not a folder; name the server's URL")]
+    /// A folder has no cosignatures, and shows no id of its own.
+    #[error("--witness and --log-id check what a server shows, not a folder; name the server's URL")]
     NoServer,
+    /// Nothing in the folder says what the key signed.
+    #[error("{0} holds no checkpoint of this key: name a file with --checkpoint")]
+    NoCheckpoint(PathBuf),
     /// The report could not be printed.
     #[error("the report could not be printed: {0}")]
     Output(#[source] io::Error),
@@ -150,22 +155,23 @@ pub(super) fn run(args: &VerifyArgs, global: &Global) -> Result<bool, VerifyErro
         Some(what) if what.contains("://") => Some(what.parse::<Target>()?),
         Some(_) => None,
     };
-    let mut checkpoints = None;
-    let (records, folder) = if let Some(target) = server {
+    let (records, folder, compared) = if let Some(target) = server {
         let shown = http::verify(target, global, against(args)?, &mut told)?;
-        checkpoints = (!args.vkeys.is_empty()).then_some(shown.checkpoints);
-        (shown.records, None)
-    } else if !args.vkeys.is_empty() || args.log_id.is_some() {
+        (shown.records, None, shown.checkpoints)
+    } else if !args.witnesses.is_empty() || args.log_id.is_some() {
         return Err(VerifyError::NoServer);
     } else {
         let folder = PathBuf::from(args.what.as_deref().unwrap_or_default());
+        let file = args.checkpoint.as_deref();
+        let mut held = folder::Held::new(&folder, &args.vkeys, file, &mut told)?;
         let (records, figures) = if is_backup(&folder) {
-            backup(&folder, &mut told)?
+            backup(&folder, &mut held)?
         } else {
-            data(&folder, &mut told)?
+            data(&folder, &mut held)?
         };
-        (records, Some(figures))
+        (records, Some(figures), held.end())
     };
+    let checkpoints = (!args.vkeys.is_empty()).then_some(compared);
     let whole = told.damage == 0;
     told.bar.clear();
     let report = Report {
@@ -199,8 +205,8 @@ fn log_id(text: &str) -> Result<[u8; 16], String> {
 }
 
 /// Checks a data folder.
-fn data(folder: &Path, told: &mut Told) -> Result<(u64, FolderFigures), VerifyError> {
-    let summary = kimberlite_store::verify::verify(folder, told)?;
+fn data(folder: &Path, held: &mut folder::Held<'_>) -> Result<(u64, FolderFigures), VerifyError> {
+    let summary = kimberlite_store::verify::verify(folder, held)?;
     let figures = FolderFigures {
         segments: summary.segments,
         ops: summary.ops,
@@ -210,20 +216,26 @@ fn data(folder: &Path, told: &mut Told) -> Result<(u64, FolderFigures), VerifyEr
     Ok((summary.records, figures))
 }
 
-/// Compares a backup with its manifest, up to the first file that is not what was written.
-fn backup(folder: &Path, told: &mut Told) -> Result<(u64, FolderFigures), VerifyError> {
+/// Compares a backup with its manifest, up to the first file that is not what was written, and its records with what was signed.
+fn backup(folder: &Path, held: &mut folder::Held<'_>) -> Result<(u64, FolderFigures), VerifyError> {
     let mut step = |step: Step<'_>| {
         if let Step::Files(done, all) = step {
-            told.bar.went_on(done, all, "files");
+            held.told().bar.went_on(done, all, "files");
         }
     };
-    match check_backup(folder, &mut step) {
+    let checked = check_backup(folder, &mut step).and_then(|checked| {
+        if held.wants_records() {
+            read_backup(folder, &mut |records| held.take(records))?;
+        }
+        Ok(checked)
+    });
+    match checked {
         Ok(found) => {
             let (segments, ops, tenants) = (found.files, found.op, found.tenants);
             Ok((found.records, FolderFigures { segments, ops, tenants, index_parts: 0 }))
         }
         Err(RestoreError::Damaged { file, offset, what }) => {
-            told.add(Found {
+            held.told().add(Found {
                 kind: "damage",
                 place: file.display().to_string(),
                 offset,

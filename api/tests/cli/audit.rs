@@ -77,12 +77,12 @@ fn check(server: &str, vkeys: &[String], held: Option<&str>, code: i32) -> Value
     report(&run.output().unwrap(), code)
 }
 
-fn findings(report: &Value) -> Vec<(&str, &str)> {
+pub(super) fn findings(report: &Value) -> Vec<(&str, &str)> {
     let findings = report["findings"].as_array().unwrap();
     findings.iter().map(|f| (f["place"].as_str().unwrap(), f["what"].as_str().unwrap())).collect()
 }
 
-fn get(url: &str, path: &str) -> String {
+pub(super) fn get(url: &str, path: &str) -> String {
     let address = url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
     let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
@@ -93,7 +93,7 @@ fn get(url: &str, path: &str) -> String {
     answer.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
-fn vkeys(url: &str) -> Vec<String> {
+pub(super) fn vkeys(url: &str) -> Vec<String> {
     let keys: Value = serde_json::from_str(&get(url, "/v1/log/keys")).unwrap();
     let keys = keys["keys"].as_array().unwrap().iter();
     keys.map(|key| key["vkey"].as_str().unwrap().to_owned()).collect()
@@ -167,7 +167,7 @@ fn a_log_restored_below_its_checkpoint_is_told_from_the_first() {
     assert_eq!(findings(&told)[0].0, "/v1/log/checkpoint", "the old key signs no more");
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let (entry, to) = (entry.unwrap(), to.to_owned());
@@ -260,12 +260,12 @@ fn every_byte_of_a_held_checkpoint_counts() {
 }
 
 #[test]
-fn keys_are_for_servers_and_checkpoints_need_one() {
+fn keys_need_a_checkpoint_and_checkpoints_a_key() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     let vkey = key(1).verifier().to_string();
     let run = |arguments: &[&str]| command().args(arguments).output().unwrap();
-    assert!(stderr(&run(&["verify", path, "--vkey", &vkey]), 2).contains("name the server's URL"));
+    assert!(stderr(&run(&["verify", path, "--vkey", &vkey]), 2).contains("--checkpoint"));
     assert!(
         stderr(&run(&["verify", "http://127.0.0.1:1", "--checkpoint", "f"]), 2).contains("--vkey")
     );

@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod bench;
 mod fake;
+mod folder;
 mod import;
 mod offline;
 mod query;

@@ -108,6 +108,10 @@ impl Source {
         Ok(Self { folder: folder.to_owned(), disk, manifest, _lock: lock })
     }
 
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
     /// Reads every file and compares it with the manifest; into a data folder where one is given.
     pub(super) fn read(
         &self,

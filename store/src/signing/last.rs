@@ -14,7 +14,10 @@ use super::{
     SigningError,
     keys::{KeyFolder, failed, private},
 };
-use crate::proof::{Checkpoint, Note};
+use crate::{
+    error::OpenError,
+    proof::{Checkpoint, Note},
+};
 
 /// Two copies, written in turn: whatever a crash tears, the other one holds.
 const SLOTS: u64 = 2;
@@ -102,6 +105,44 @@ impl LastSigned {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// What the keys in a folder signed last: each file's path, and the signed note; nothing where no copy of it holds.
+///
+/// # Errors
+/// A file or a folder cannot be read.
+pub fn last_signed(keys: &Path) -> Result<Vec<(String, Vec<u8>)>, OpenError> {
+    let mut found = Vec::new();
+    for cluster in list(keys)?.into_iter().filter(|path| path.is_dir()) {
+        for path in list(&cluster)? {
+            if path.extension().is_none_or(|ending| ending != "last") {
+                continue;
+            }
+            let io = |source| OpenError::Io { action: "reading", path: path.clone(), source };
+            let file = File::open(&path).map_err(io)?;
+            let mut newest: Option<Kept> = None;
+            for slot in 0..SLOTS {
+                let kept = read(&file, slot).map_err(io)?;
+                newest = newest.into_iter().chain(kept).max_by_key(|kept| kept.sequence);
+            }
+            let note = newest.map_or_else(Vec::new, |kept| kept.note.to_string().into_bytes());
+            found.push((path.display().to_string(), note));
+        }
+    }
+    Ok(found)
+}
+
+/// A folder's files and folders in order; none where it is not there.
+fn list(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
+    let io = |source| OpenError::Io { action: "listing", path: folder.to_owned(), source };
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io)?,
+    };
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+    let mut paths = paths.map_err(io)?;
+    paths.sort();
+    Ok(paths)
 }
 
 /// A copy that is whole.

@@ -8,13 +8,13 @@ use std::{
 use kimberlite_consensus::{Header, Identity, Op, Superblock};
 
 use super::{
-    Finding, FindingKind, Progress, Summary, Watcher,
+    CheckedRecords, Finding, FindingKind, Progress, Summary, Watcher,
     ahead::{Found, Held, ReadOp, ReadSection},
     derived::DerivedCheck,
 };
 use crate::{
     error::{Damage, ReadError},
-    index::{Run, TenantBody, TenantIndex, holds},
+    index::{Run, TenantBody, TenantIndex, hashes, holds},
     limits::CHECKPOINT_RECORDS,
     log::{
         Segment,
@@ -206,9 +206,20 @@ impl<'a> Walk<'a> {
             self.note(&here("records of the tenant before this one are lost"), names.clone());
         }
         let tenant = self.tenant(&section.tenant);
+        let previous = tenant.chain.filter(|_| tenant.count == section.first_position);
+        let (runs, held) = &read;
+        let known = held.as_ref().filter(|held| Some(held.previous) == previous);
+        let known = known.map(|held| held.hashes.clone());
+        // The first section of a tenant has nothing before it that was known when it was read.
+        let of_section = known.or_else(|| hashes(&section, runs, previous?).ok());
+        let tenant = self.tenant(&section.tenant);
         match tenant.take(segment, offset, section, read) {
             Ok(created) => {
                 self.summary.records += u64::from(section.records);
+                if let Some(hashes) = &of_section {
+                    let (tenant, first) = (&names[0][..], section.first_position);
+                    self.watcher.records(&CheckedRecords { tenant, first, hashes });
+                }
                 for body in &created {
                     self.create(body, &here("a tenant's record cannot be read"));
                 }

@@ -1,4 +1,4 @@
-//! Signed checkpoints, held against the records that a server shows: the one that it shows, and one from before.
+//! Signed checkpoints, held against the records that a server shows, or that a folder has.
 
 use kimberlite_store::{
     proof::{Checkpoint, Note, NoteError, Tree, VerifierKey},
@@ -8,7 +8,7 @@ use kimberlite_store::{
 use super::{Found, Told};
 
 /// What a finding means that is told of a checkpoint.
-fn found(kind: &'static str, place: &str, what: String) -> Found {
+pub(super) fn found(kind: &'static str, place: &str, what: String) -> Found {
     let (place, tenants) = (place.to_owned(), Vec::new());
     Found { kind, place, offset: None, what, tenants, derived: false }
 }
