@@ -11,6 +11,7 @@ mod backup;
 mod basics;
 mod damage;
 mod derived;
+mod flips;
 mod forks;
 mod format;
 mod point_in_time;

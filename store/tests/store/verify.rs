@@ -14,7 +14,7 @@ use crate::support::*;
 
 /// Keeps what it is told.
 #[derive(Default)]
-struct Told {
+pub(crate) struct Told {
     found: Vec<Finding>,
     progress: Vec<Progress>,
 }
@@ -30,14 +30,14 @@ impl Watcher for Told {
 }
 
 impl Told {
-    fn damage(&self) -> Vec<&Finding> {
+    pub(crate) fn damage(&self) -> Vec<&Finding> {
         self.found.iter().filter(|f| f.kind == FindingKind::Damage).collect()
     }
 }
 
-type Files = BTreeMap<String, Vec<u8>>;
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
-fn files(folder: &Path) -> Files {
+pub(crate) fn files(folder: &Path) -> Files {
     let mut files = Files::new();
     for (under, prefix) in [("", ""), ("log", "log/"), ("index", "index/")] {
         for entry in std::fs::read_dir(folder.join(under)).into_iter().flatten() {
@@ -62,7 +62,7 @@ fn check(folder: &Path) -> (Summary, Told) {
 }
 
 /// Two tenants, several segments, several checkpoints, and every kind of thing an index holds.
-async fn written(folder: &Path) {
+pub(crate) async fn written(folder: &Path) {
     let (store, tenant) = open(folder).await;
     let other = TenantName::new("other").unwrap();
     let other = store.create_tenant(actor(), other).await.unwrap();
@@ -108,7 +108,11 @@ fn frames(bytes: &[u8]) -> Vec<usize> {
 }
 
 /// Changes a file, verifies, and puts it back.
-fn changed(folder: &Path, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> (Summary, Told) {
+pub(crate) fn changed(
+    folder: &Path,
+    name: &str,
+    change: impl FnOnce(&mut Vec<u8>),
+) -> (Summary, Told) {
     let path = folder.join(name);
     let was = std::fs::read(&path).unwrap();
     let mut bytes = was.clone();
