@@ -222,7 +222,12 @@ impl Snapshot {
         let types = index.names.types.list.iter().map(|(name, _)| name.clone()).collect();
         let mut actors = HashMap::new();
         if query.columns.actor {
-            actors = index.names.actors.iter().map(|(name, r)| (*r, name.clone())).collect();
+            actors = index
+                .names
+                .actors
+                .iter()
+                .map(|(name, known)| (known.reference, name.clone()))
+                .collect();
         }
         drop(index);
         let ranges = self.ranges(range, query.ids.as_deref())?;

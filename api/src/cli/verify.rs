@@ -86,7 +86,9 @@ pub(super) enum VerifyError {
     #[error("either a folder or a URL, or `receipt` or `event` and a file")]
     Both,
     /// A folder has no cosignatures, and shows no id of its own.
-    #[error("--witness and --log-id check what a server shows, not a folder; name the server's URL")]
+    #[error(
+        "--witness and --log-id check what a server shows, not a folder; name the server's URL"
+    )]
     NoServer,
     /// Nothing in the folder says what the key signed.
     #[error("{0} holds no checkpoint of this key: name a file with --checkpoint")]

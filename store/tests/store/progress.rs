@@ -80,6 +80,7 @@ async fn a_restore_shows_its_steps_and_how_far_each_is() {
         folder: target.path().to_owned(),
         until: Some(Until { tenant, position }),
         actor: actor(),
+        keeps_origin: false,
     };
     // It blocks, so on a thread of its own.
     let run = move || {

@@ -529,16 +529,22 @@ fn run(seed: u64) -> [usize; 8] {
             _ => {}
         }
     }
-    assert_eq!(without_made_ids(world.records()), committed.records, "seed {seed}");
-    let disk = Arc::clone(&world.disk);
-    drop(world);
-    let world = start(disk);
-    assert_eq!(without_made_ids(world.records()), committed.records, "seed {seed}, restarted");
+    let world = restarted(world, &committed, seed);
     if let Some(mut signatures) = signatures {
         signatures.restart(&world);
         counts[7] = signatures.hold(&world);
     }
     counts
+}
+
+/// Holds a world against what was committed, before and after a start.
+fn restarted(world: World, committed: &Model, seed: u64) -> World {
+    assert_eq!(without_made_ids(world.records()), committed.records, "seed {seed}");
+    let disk = Arc::clone(&world.disk);
+    drop(world);
+    let world = start(disk);
+    assert_eq!(without_made_ids(world.records()), committed.records, "seed {seed}, restarted");
+    world
 }
 
 fn take(
