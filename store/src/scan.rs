@@ -3,6 +3,8 @@
 //! Who asks gets rows without text made of them, and only the columns that were asked for: where none of them lies in a
 //! payload, no payload is read. Filters go through the index; what a filter does not say is left to the caller.
 
+mod times;
+
 use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
@@ -20,6 +22,7 @@ use crate::{
     tenant::TenantShared,
     words::{Actor, EventType, Position, Reference, StreamName, Timestamp},
 };
+use times::{first_after, first_at};
 
 /// As of when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -418,31 +421,6 @@ fn walk(
         at = end;
     }
     Ok(())
-}
-
-/// The first record in a range with a later time than this, or the range's end.
-fn first_after(view: &View, range: Range<u64>, time: Timestamp) -> Result<u64, ReadError> {
-    halve(view, range, |t| t <= time.micros())
-}
-
-/// The first record in a range with this time or a later one, or the range's end.
-fn first_at(view: &View, range: Range<u64>, time: Timestamp) -> Result<u64, ReadError> {
-    halve(view, range, |t| t < time.micros())
-}
-
-/// Times do not fall with positions: the first record in a range whose time is not `before`.
-fn halve(view: &View, range: Range<u64>, before: impl Fn(i64) -> bool) -> Result<u64, ReadError> {
-    let (mut low, mut high) = (range.start, range.end);
-    while low < high {
-        let middle = low.midpoint(high);
-        let (_, entry) = view.entry(middle)?.ok_or(ReadError::NoRecord)?;
-        if before(entry.time) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    Ok(low)
 }
 
 impl EventScan {
