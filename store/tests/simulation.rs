@@ -157,6 +157,18 @@ fn rare_seeds_of_disks_that_misread_hold() {
     }
 }
 
+/// What only one in some thousand seeds has met since cores are quorums amid damage: an op that is committed by the word of who had
+/// it when it said so, and whose log's end was damaged since (22292); and a primary that a pause which ended put beside the
+/// healed core (22729).
+#[test]
+fn rare_seeds_of_damaged_ends_and_pauses_hold() {
+    for seed in [22_292, 22_729] {
+        let config = Config::draw(seed);
+        let outcome = simulate(config, &config.schedule(), None);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+    }
+}
+
 #[test]
 fn a_run_that_depends_on_chance_does_not_do_the_same_again() {
     let config = Config::draw(1);

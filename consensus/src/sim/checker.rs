@@ -87,7 +87,7 @@ pub(super) struct Checker {
     states: BTreeMap<Op, [u8; 32]>,
     /// What lies on each replica's disk, by what its disk said.
     durable: Vec<Vec<Identity>>,
-    /// What lay on the disk that each replica lost last.
+    /// What lay on the disk that each replica lost last, or before its end was damaged.
     lost: Vec<Vec<Identity>>,
     /// The incarnation of each replica that a committed op let in.
     let_in: Vec<u64>,
@@ -144,7 +144,9 @@ impl Checker {
         // Of what it was cutting when it crashed, nothing may be left.
         let cut = self.cutting[r].take().unwrap_or(Op(u64::MAX));
         let uncertain = replica.durable().uncertain;
-        if uncertain {
+        if uncertain && replica.op().0 < self.durable[r].len() as u64 {
+            // It had them, and may have said so. That it does not vote now is why that still counts.
+            self.lost[r] = self.durable[r].clone();
             self.durable[r].truncate(replica.op().0 as usize);
         }
         if replica.op() >= cut && replica.op().0 < self.durable[r].len() as u64 {

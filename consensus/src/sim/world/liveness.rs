@@ -74,13 +74,8 @@ impl<H: Host> World<H> {
         // A disk that is about to fail would fail those who read the log to the end.
         let doomed = |(r, n): (usize, &Node<H>)| self.in_core(r as u8) && n.doomed.is_some();
         let same = same && !self.nodes.iter().enumerate().any(doomed);
-        // Who leads is in the core: another one may be about to give up. A liar goes on beside the core.
-        let leads = self.cores().any(|h| h.replica().is_some_and(Replica::leads));
-        let liar = self.cores().next().and_then(Host::replica).map(Replica::primary);
-        let leads = leads || liar == Some(ReplicaId(self.config.liar));
         same && count
             && changed
-            && leads
             && !fresh
             && first.0 == Status::Normal
             && first.2 == first.3
