@@ -138,6 +138,7 @@ pub fn manifest(bytes: &[u8]) {
         folder: folder.path().join("data"),
         until: None,
         actor: Actor::new("fuzz").expect("a word is an actor"),
+        keeps_origin: false,
     };
     for manifest in [bytes, &sealed] {
         if write(&args.backup, "manifest.json", manifest).is_none() {
