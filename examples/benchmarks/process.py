@@ -115,6 +115,14 @@ class Kimberlite:
             return 0
         return int(status.split("VmRSS:")[1].split()[0]) * 1024 if "VmRSS:" in status else 0
 
+    def anon_bytes(self):
+        """Likewise, without the pages of its program, which the system can drop at any time."""
+        try:
+            status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
+        except OSError:
+            return 0
+        return int(status.split("RssAnon:")[1].split()[0]) * 1024 if "RssAnon:" in status else 0
+
 
 def version(command):
     """The first line that a program says of itself, or nothing where it is not there."""
