@@ -109,19 +109,18 @@ class Kimberlite:
 
     def rss_bytes(self):
         """Memory that it has; 0 once it has ended."""
-        try:
-            status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
-        except OSError:
-            return 0
-        return int(status.split("VmRSS:")[1].split()[0]) * 1024 if "VmRSS:" in status else 0
+        return self.status_bytes("VmRSS:")
 
     def anon_bytes(self):
         """Likewise, without the pages of its program, which the system can drop at any time."""
+        return self.status_bytes("RssAnon:")
+
+    def status_bytes(self, field):
         try:
             status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
         except OSError:
             return 0
-        return int(status.split("RssAnon:")[1].split()[0]) * 1024 if "RssAnon:" in status else 0
+        return int(status.split(field)[1].split()[0]) * 1024 if field in status else 0
 
 
 def version(command):

@@ -49,25 +49,20 @@ impl FunctionRewrite for Bound {
         let call = |func, args| {
             Transformed::yes(Expr::ScalarFunction(ScalarFunction { func: Arc::new(func), args }))
         };
-        Ok(match expr {
-            Expr::ScalarFunction(ScalarFunction { func, args }) => {
-                let makes = Expr::ScalarFunction(ScalarFunction {
-                    func: Arc::clone(&func),
-                    args: args.clone(),
-                })
-                .get_type(schema)
-                .ok();
-                match Work::of(func.name(), makes.as_ref()) {
-                    Some(work) => {
-                        call(ScalarUDF::new_from_impl(Bounded { inner: func, work }), args)
-                    }
-                    None => Transformed::no(Expr::ScalarFunction(ScalarFunction { func, args })),
-                }
+        let work = match &expr {
+            Expr::ScalarFunction(call) => {
+                Work::of(call.name(), expr.get_type(schema).ok().as_ref())
             }
-            Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
+            _ => None,
+        };
+        Ok(match (expr, work) {
+            (Expr::ScalarFunction(ScalarFunction { func, args }), Some(work)) => {
+                call(ScalarUDF::new_from_impl(Bounded { inner: func, work }), args)
+            }
+            (Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }), _) => {
                 call(ScalarUDF::new_from_impl(Joined::new()), vec![*left, *right])
             }
-            other => Transformed::no(other),
+            (other, _) => Transformed::no(other),
         })
     }
 }

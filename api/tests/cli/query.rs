@@ -77,18 +77,19 @@ fn shell(server: &Server, typed: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// What the server was asked.
+fn posted(server: &Server) -> Vec<String> {
+    let posts = server.requests().into_iter().filter(|r| r.line.starts_with("POST"));
+    posts.map(|r| r.body).collect()
+}
+
 #[test]
 fn a_pipe_is_taken_statement_by_statement_up_to_the_first_error() {
     let server = server();
     let output = shell(&server, "SELECT\n  1;\n.asof\nSELECT wrong;\nSELECT 2;\n");
     assert!(stderr(&output, 1).contains("there is no \"wrong\""));
     assert!(text(&output.stdout).ends_with("as of now\n"), "{}", text(&output.stdout));
-    let bodies: Vec<String> = server
-        .requests()
-        .into_iter()
-        .filter(|r| r.line.starts_with("POST"))
-        .map(|r| r.body)
-        .collect();
+    let bodies = posted(&server);
     assert_eq!(bodies.len(), 2, "{bodies:?}");
     assert!(bodies[0].contains(r#""sql":"SELECT\n  1;""#), "{}", bodies[0]);
 }
@@ -99,12 +100,7 @@ fn statements_of_a_shell_are_as_of_its_moment() {
     let typed = ".asof 3\n.schema events\n.asof now\nSELECT 1;\n.quit\nSELECT wrong;\n";
     let output = shell(&server, typed);
     stdout(&output);
-    let bodies: Vec<String> = server
-        .requests()
-        .into_iter()
-        .filter(|r| r.line.starts_with("POST"))
-        .map(|r| r.body)
-        .collect();
+    let bodies = posted(&server);
     assert!(
         bodies[1].contains("information_schema") && bodies[1].contains(r#""params":["events"]"#)
     );
