@@ -30,6 +30,8 @@ pub(crate) struct PageReader<'a> {
     pages: &'a Pages,
     first: u64,
     content: Vec<u8>,
+    /// Room for pages as they are on disk.
+    raw: Vec<u8>,
     ahead: usize,
     ahead_max: usize,
 }
@@ -84,7 +86,8 @@ impl Pages {
 
     /// A reader of single places. Pages that were read lately are not read again.
     pub(crate) fn point(&self) -> PageReader<'_> {
-        PageReader { pages: self, first: 0, content: Vec::new(), ahead: 1, ahead_max: 1 }
+        let (content, raw) = (Vec::new(), Vec::new());
+        PageReader { pages: self, first: 0, content, raw, ahead: 1, ahead_max: 1 }
     }
 
     /// A reader of neighbouring places, from the disk.
@@ -135,14 +138,14 @@ impl PageReader<'_> {
             self.first = page;
             return Ok(());
         }
-        let mut bytes = vec![0; self.ahead * PAGE];
+        self.raw.resize(self.ahead * PAGE, 0);
         self.ahead = (self.ahead * 2).min(self.ahead_max);
-        let read = self.pages.file.read_at(&mut bytes, page * PAGE as u64);
+        let read = self.pages.file.read_at(&mut self.raw, page * PAGE as u64);
         let read =
             read.map_err(|source| ReadError::Io { file: self.pages.name.clone(), source })?;
         self.content.clear();
         self.first = page;
-        for (number, part) in (page..).zip(bytes[..read].chunks(PAGE)) {
+        for (number, part) in (page..).zip(self.raw[..read].chunks(PAGE)) {
             if part.len() < PAGE {
                 break;
             }

@@ -44,17 +44,36 @@ impl Chunks {
         let end = self.chunk_at + self.chunk.len() as u64;
         if at < self.chunk_at || at + length as u64 > end {
             let want = self.length.saturating_sub(at).min(length.max(CHUNK_BYTES) as u64);
-            self.chunk = Bytes::from(self.read(at, want as usize)?);
-            self.chunk_at = at;
+            self.load(at, want as usize)?;
         }
         let from = (at - self.chunk_at) as usize;
         Ok(self.chunk.slice(from..from + length))
     }
 
-    /// Reads what is there; zeros stand for stretches that do not hold.
-    fn read(&mut self, at: u64, length: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; length];
-        let mut done = 0;
+    /// Has the chunk hold `length` bytes from `at` on. Its room is used again unless somebody has some of it still, and
+    /// what it has of them already is not read again.
+    fn load(&mut self, at: u64, length: usize) -> io::Result<()> {
+        let known = self.chunk.len();
+        let mut bytes = std::mem::take(&mut self.chunk).try_into_mut().unwrap_or_default();
+        // What stands for a loss is asked for again, so that whoever meets it is told.
+        let has = self.chunk_at..self.chunk_at + bytes.len() as u64;
+        let kept = if bytes.len() == known && self.lost.is_none() && has.contains(&at) {
+            let from = (at - self.chunk_at) as usize;
+            bytes.copy_within(from.., 0);
+            (bytes.len() - from).min(length)
+        } else {
+            0
+        };
+        bytes.resize(length, 0);
+        self.chunk_at = at;
+        self.read(at, &mut bytes, kept)?;
+        self.chunk = bytes.freeze();
+        Ok(())
+    }
+
+    /// Reads what is there behind the first `done` bytes; zeros stand for stretches that do not hold.
+    fn read(&mut self, at: u64, bytes: &mut [u8], mut done: usize) -> io::Result<()> {
+        let length = bytes.len();
         while done < length {
             let here = at + done as u64;
             let Err(error) = self.segment.file().read_exact_at(&mut bytes[done..], here) else {
@@ -67,7 +86,7 @@ impl Chunks {
             // The first one in what is read is what a reader meets first.
             self.lost = self.lost.filter(|known| known.to > at).or(Some(hole));
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// Damage found at `offset`: where the file has it, if that cannot be read.

@@ -266,7 +266,11 @@ impl FrameHead {
         }
         let header_at = FRAME_HEAD_BYTES..FRAME_HEAD_BYTES + header;
         let previous_at = header_at.end..body_at;
-        let decode = |range| Header::decode(&bytes.slice(range)).map_err(|_| "a header is unknown");
+        // Copied, so that a header does not hold on to all that was read with it.
+        let decode = |range: std::ops::Range<usize>| {
+            let own = Bytes::copy_from_slice(&bytes[range]);
+            Header::decode(&own).map_err(|_| "a header is unknown")
+        };
         let previous = if previous == 0 { None } else { Some(decode(previous_at)?) };
         Ok(Self { header: decode(header_at)?, previous, length, body_at })
     }
@@ -325,7 +329,13 @@ impl SectionRuns {
 }
 
 fn place(blocks: &[RunBlock], at: usize) -> RunPlace {
-    let i = blocks.partition_point(|block| block.before as usize <= at) - 1;
+    // Blocks of this version are all as long, but for a run's last one.
+    let guess = at / BLOCK_BYTES;
+    let begins = |i: usize| blocks.get(i).map(|block| block.before as usize);
+    let fits = begins(guess).is_some_and(|begin| begin <= at)
+        && begins(guess + 1).is_none_or(|next| at < next);
+    let search = || blocks.partition_point(|block| block.before as usize <= at) - 1;
+    let i = if fits { guess } else { search() };
     RunPlace { block: blocks[i].offset, inside: (at - blocks[i].before as usize) as u16 }
 }
 
@@ -359,6 +369,7 @@ pub(crate) fn read_section(
     if runs.leaves.len() != leaves_bytes {
         return Err((*at, "there are more leaves than the header says"));
     }
+    runs.payloads.reserve(payload_bytes(rest(frame, *at, end)));
     while *at < end && rest(frame, *at, end).get(1) == Some(&(BlockKind::Payloads as u8)) {
         let (_, content, taken) = read_block(rest(frame, *at, end)).map_err(|what| (*at, what))?;
         let before = runs.payloads.len() as u32;
@@ -367,6 +378,19 @@ pub(crate) fn read_section(
         *at += taken;
     }
     Ok(runs)
+}
+
+/// Bytes in the payload blocks at the front, as far as their heads say so.
+fn payload_bytes(mut blocks: &[u8]) -> usize {
+    let mut bytes = 0;
+    while let Ok(head) = BlockHead::decode(blocks)
+        && head.kind == BlockKind::Payloads
+        && let Some(behind) = blocks.get(BLOCK_HEAD_BYTES + head.stored..)
+    {
+        bytes += head.stored;
+        blocks = behind;
+    }
+    bytes
 }
 
 /// What is left of a frame, which may be cut off before its end.

@@ -333,8 +333,7 @@ impl Scan<'_> {
             if self.cuts() {
                 return self.cut(&mut file, at);
             }
-            let mark = file.get(at, END_MARK_BYTES as usize)?;
-            if let Some(next_op) = read_end_mark(&mark) {
+            if let Some(next_op) = read_end_mark(&file.get(at, END_MARK_BYTES as usize)?) {
                 if next.is_none() || Op(next_op) != self.next_op() {
                     self.fail(segment, at, "the next segment is missing");
                 }

@@ -23,8 +23,8 @@ pub(super) type FrameRead =
 
 /// Reads the frame at `at` with all its sections.
 pub(super) fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
-    let front = file.get(at, FRAME_HEAD_BYTES)?;
-    let Some(length) = front_length(&front) else { return Ok(Err("no frame begins here")) };
+    let length = front_length(&file.get(at, FRAME_HEAD_BYTES)?);
+    let Some(length) = length else { return Ok(Err("no frame begins here")) };
     let head = match FrameHead::decode(&file.get(at, length)?) {
         Ok(head) => head,
         Err(what) => return Ok(Err(what)),
@@ -194,8 +194,8 @@ impl ClosedFrames {
 
     /// The next frame; `None` behind the last one.
     pub(crate) fn next(&mut self) -> io::Result<Option<Frame>> {
-        let mark = self.file.get(self.at, END_MARK_BYTES as usize)?;
-        if self.ended || self.at >= self.end || read_end_mark(&mark).is_some() {
+        let ends = read_end_mark(&self.file.get(self.at, END_MARK_BYTES as usize)?).is_some();
+        if self.ended || self.at >= self.end || ends {
             return Ok(None);
         }
         let offset = self.at;
