@@ -112,6 +112,10 @@ pub(crate) struct TenantIndex {
     pub(crate) saved_types: usize,
     /// Actors that the database does not know.
     pub(crate) new_actors: Vec<Actor>,
+    /// Whether records are looked for by their ids.
+    searched: bool,
+    /// Room for the rows of the next part.
+    spare: Option<Rows>,
 }
 
 impl TenantIndex {
@@ -130,7 +134,14 @@ impl TenantIndex {
             saved_count: None,
             saved_types: 0,
             new_actors: Vec::new(),
+            searched: true,
+            spare: None,
         }
+    }
+
+    /// One that no record is looked for in by its id.
+    pub(crate) fn unsearched(genesis: Hash) -> Self {
+        Self { searched: false, ..Self::new(genesis) }
     }
 
     /// Goes on from what a checkpoint says.
@@ -167,10 +178,17 @@ impl TenantIndex {
             let what = "a section does not begin where the tenant's log ends";
             return Err(damage(what).into());
         }
-        let checked = check_section(&section, runs, self.chain_head, hashes).map_err(damage)?;
+        let made;
+        let hashes = if let Some(hashes) = hashes {
+            hashes
+        } else {
+            made = check_section(&section, runs, self.chain_head).map_err(damage)?;
+            &made
+        };
         let part = self.part_for(segment);
         let mut rows = part.rows.write();
-        for record in checked {
+        let mut records = Records::known(runs, hashes);
+        while let Some(record) = records.next().map_err(damage)? {
             self.record(offset, runs, &record, &mut rows).map_err(|wrong| match wrong {
                 Wrong::Record(what) => damage(what).into(),
                 Wrong::Read(error) => error,
@@ -189,7 +207,8 @@ impl TenantIndex {
         {
             return Arc::clone(open);
         }
-        let part = Arc::new(MemoryPart::new(Arc::clone(segment), self.count));
+        let rows = self.spare.take().unwrap_or_else(|| Rows::new(self.searched));
+        let part = Arc::new(MemoryPart::new(Arc::clone(segment), self.count, rows));
         Arc::make_mut(&mut self.slices).push(Slice::Memory(Arc::clone(&part)));
         self.open = Some(Arc::clone(&part));
         part
@@ -359,6 +378,16 @@ impl TenantIndex {
         memory.collect()
     }
 
+    /// Whether a part would begin with the next record, which could use somebody else's room then.
+    pub(crate) fn begins_part(&self) -> bool {
+        self.open.is_none() && self.spare.is_none()
+    }
+
+    /// Has the next part use this room.
+    pub(crate) fn give(&mut self, emptied: Rows) {
+        self.spare = Some(emptied);
+    }
+
     /// Lets go of the parts in memory, for who needs them only once.
     pub(crate) fn take_parts(&mut self) -> Vec<Arc<MemoryPart>> {
         let parts = self.freeze();
@@ -453,70 +482,86 @@ pub(crate) fn holds(
     runs: &SectionRuns,
     previous: Option<Hash>,
 ) -> Result<(), &'static str> {
-    match check_section(section, runs, previous.unwrap_or(Hash([0; 32])), None) {
+    match check_section(section, runs, previous.unwrap_or(Hash([0; 32]))) {
         Err(what) if previous.is_some() || what != BROKEN_CHAIN => Err(what),
         _ => Ok(()),
     }
 }
 
-/// The hashes of a section's records, which hold if the record before them has the hash `previous`.
-pub(crate) fn hashes(
+const BROKEN_CHAIN: &str = "the chain of leaves does not lead to its head";
+
+/// Checks every leaf, the payloads' form and commitments, and last the chain; the hashes of the section's records, which
+/// hold if the record before them has the hash `previous`.
+pub(crate) fn check_section(
     section: &Section,
     runs: &SectionRuns,
     previous: Hash,
 ) -> Result<Vec<Hash>, &'static str> {
-    let checked = check_section(section, runs, previous, None)?;
-    Ok(checked.iter().map(|record| record.hash).collect())
+    let mut hashes = Vec::with_capacity((section.records as usize).min(runs.leaves.len() / 36));
+    let mut records = Records { runs, known: None, previous, at: 0, payloads: &runs.payloads };
+    while let Some(record) = records.next()? {
+        hashes.push(record.hash);
+    }
+    if hashes.len() != section.records as usize || !records.payloads.is_empty() {
+        return Err("a section does not hold what its header says");
+    }
+    if records.previous != section.chain_head {
+        return Err(BROKEN_CHAIN);
+    }
+    Ok(hashes)
 }
 
-const BROKEN_CHAIN: &str = "the chain of leaves does not lead to its head";
-
-/// Checks every leaf, the payloads' form and commitments, and last the chain.
-fn check_section<'a>(
-    section: &Section,
+/// The records of a section, taken apart one after the other.
+struct Records<'a> {
     runs: &'a SectionRuns,
-    mut previous: Hash,
-    hashes: Option<&[Hash]>,
-) -> Result<Vec<Checked<'a>>, &'static str> {
-    let mut records = Vec::with_capacity((section.records as usize).min(runs.leaves.len() / 36));
-    let mut at = 0;
-    let mut run = &runs.payloads[..];
-    while at < runs.leaves.len() {
-        let length = runs.leaves.get(at..at + 2).ok_or("a leaf's length is cut off")?;
+    /// The hashes of those to come, where they hold for sure.
+    known: Option<std::slice::Iter<'a, Hash>>,
+    /// Of the record before.
+    previous: Hash,
+    /// Where in the leaves the next one begins.
+    at: usize,
+    /// Payloads of those to come.
+    payloads: &'a [u8],
+}
+
+impl<'a> Records<'a> {
+    /// Of a section whose records hold, with these hashes.
+    fn known(runs: &'a SectionRuns, hashes: &'a [Hash]) -> Self {
+        let (known, previous) = (Some(hashes.iter()), Hash::default());
+        Self { runs, known, previous, at: 0, payloads: &runs.payloads }
+    }
+
+    fn next(&mut self) -> Result<Option<Checked<'a>>, &'static str> {
+        let leaves = &self.runs.leaves[..];
+        if self.at >= leaves.len() {
+            return Ok(None);
+        }
+        let length = leaves.get(self.at..self.at + 2).ok_or("a leaf's length is cut off")?;
         let length = u16::from_le_bytes(length.try_into().expect("2"));
-        let leaf_at = at + 2;
-        at = leaf_at + usize::from(length);
-        let bytes = runs.leaves.get(leaf_at..at).ok_or("a leaf is cut off")?;
+        let leaf_at = self.at + 2;
+        self.at = leaf_at + usize::from(length);
+        let bytes = leaves.get(leaf_at..self.at).ok_or("a leaf is cut off")?;
         let leaf = Leaf::decode(bytes)?;
-        let before = run;
-        let payloads_at = runs.payloads.len() - run.len();
+        let before = self.payloads;
         for (_, commitment) in leaf.payloads() {
-            let entry = Entry::take(&mut run)?;
-            if hashes.is_none() && !entry.matches(commitment) {
+            let entry = Entry::take(&mut self.payloads)?;
+            if self.known.is_none() && !entry.matches(commitment) {
                 return Err("a payload does not match its commitment");
             }
         }
-        let payloads = &before[..before.len() - run.len()];
-        previous = match hashes.and_then(|known| known.get(records.len())) {
-            Some(known) => *known,
-            None => leaf_hash(bytes, previous),
+        self.previous = match &mut self.known {
+            Some(known) => *known.next().ok_or("a section has more records than hashes")?,
+            None => leaf_hash(bytes, self.previous),
         };
-        records.push(Checked {
+        Ok(Some(Checked {
             leaf,
             leaf_at,
             leaf_bytes: length,
-            payloads,
-            payloads_at,
-            hash: previous,
-        });
+            payloads: &before[..before.len() - self.payloads.len()],
+            payloads_at: self.runs.payloads.len() - before.len(),
+            hash: self.previous,
+        }))
     }
-    if records.len() != section.records as usize || !run.is_empty() {
-        return Err("a section does not hold what its header says");
-    }
-    if previous != section.chain_head {
-        return Err(BROKEN_CHAIN);
-    }
-    Ok(records)
 }
 
 fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, &'static str> {

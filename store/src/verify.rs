@@ -2,9 +2,10 @@
 //!
 //! The log is read by recovery's own code, on a disk that drops writes; it goes on behind damage wherever a later frame
 //! says what came before it. What is derived is compared with what the log makes, run by run, so memory holds the names
-//! of streams and one run at a time.
+//! of streams and a few runs at a time. Reading, hashing, making the index and comparing it go on side by side.
 
 mod ahead;
+mod comparing;
 mod derived;
 mod walk;
 
@@ -161,18 +162,39 @@ pub fn leaf_fields(leaf: &[u8]) -> Option<LeafFields> {
     })
 }
 
+/// How much is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything.
+    All,
+    /// The log alone: frames, blocks, leaves, commitments and chains, not what is derived from it.
+    Log,
+}
+
 /// Checks the data folder that no process has open.
 ///
 /// # Errors
 /// See [`VerifyError`]. Damage is no error: `watcher` is told, and the summary counts it.
 pub fn verify(folder: &Path, watcher: &mut dyn Watcher) -> Result<Summary, VerifyError> {
+    verify_extent(folder, Extent::All, watcher)
+}
+
+/// Likewise, as much of it as is asked for.
+///
+/// # Errors
+/// See [`verify`].
+pub fn verify_extent(
+    folder: &Path,
+    extent: Extent,
+    watcher: &mut dyn Watcher,
+) -> Result<Summary, VerifyError> {
     let disk: Arc<dyn Disk> = Arc::new(ReadOnlyDisk::new(folder));
     let there = |path| disk.exists(path).map_err(|e| io_error(path, e));
     if !there(superblock::NAME)? && !there(crate::log::FOLDER)? {
         return Err(VerifyError::NoData { folder: folder.to_owned() });
     }
     let _lock = lock(folder)?;
-    let mut walk = Walk::new(watcher);
+    let mut walk = Walk::new(watcher, extent);
     let files = recovery::list_segments(&*disk)?;
     walk.summary.segments = files.len() as u64;
     for path in &files {
@@ -183,7 +205,9 @@ pub fn verify(folder: &Path, watcher: &mut dyn Watcher) -> Result<Summary, Verif
         return Ok(walk.summary);
     };
     walk.begin(superblock);
-    derived::open(&disk, superblock.cluster, &mut walk)?;
+    if extent == Extent::All {
+        derived::open(&disk, superblock.cluster, &mut walk)?;
+    }
     check_heads(&*disk, superblock, &files, &mut walk)?;
     read_log(&*disk, superblock, &files, &mut walk)?;
     check_tails(&*disk, &files, &mut walk)?;

@@ -18,7 +18,7 @@ use clap::Args;
 use kimberlite_store::{
     proof::VerifierKey,
     restore::{RestoreError, Step, check_backup, is_backup, read_backup},
-    verify::{Finding, FindingKind, Progress, VerifyError as FolderError, Watcher},
+    verify::{Extent, Finding, FindingKind, Progress, VerifyError as FolderError, Watcher},
 };
 use serde::Serialize;
 
@@ -60,6 +60,9 @@ pub(super) struct VerifyArgs {
     /// first record is taken as it is.
     #[arg(long, value_name = "HEX", value_parser = log_id)]
     log_id: Option<[u8; 16]>,
+    /// Of a data folder, check the log alone, not the index, which the next start makes from it where it is deleted.
+    #[arg(long)]
+    log_only: bool,
     #[command(subcommand)]
     offline: Option<offline::Offline>,
 }
@@ -93,6 +96,9 @@ pub(super) enum VerifyError {
     /// Nothing in the folder says what the key signed.
     #[error("{0} holds no checkpoint of this key: name a file with --checkpoint")]
     NoCheckpoint(PathBuf),
+    /// Only a data folder has an index beside its log.
+    #[error("--log-only is for a data folder")]
+    LogOnly,
     /// The report could not be printed.
     #[error("the report could not be printed: {0}")]
     Output(#[source] io::Error),
@@ -143,7 +149,8 @@ struct FolderFigures {
 /// See [`VerifyError`].
 pub(super) fn run(args: &VerifyArgs, global: &Global) -> Result<bool, VerifyError> {
     if let Some(offline) = &args.offline {
-        if args.what.is_some() || !args.vkeys.is_empty() || args.log_id.is_some() {
+        let given = args.what.is_some() || args.log_only || args.log_id.is_some();
+        if given || !args.vkeys.is_empty() {
             return Err(VerifyError::Both);
         }
         let report = offline.check()?;
@@ -157,19 +164,24 @@ pub(super) fn run(args: &VerifyArgs, global: &Global) -> Result<bool, VerifyErro
         Some(what) if what.contains("://") => Some(what.parse::<Target>()?),
         Some(_) => None,
     };
+    let folder = args.what.as_deref().map(Path::new).filter(|_| server.is_none());
+    if args.log_only && folder.is_none_or(is_backup) {
+        return Err(VerifyError::LogOnly);
+    }
+    let extent = if args.log_only { Extent::Log } else { Extent::All };
     let (records, folder, compared) = if let Some(target) = server {
         let shown = http::verify(target, global, against(args)?, &mut told)?;
         (shown.records, None, shown.checkpoints)
     } else if !args.witnesses.is_empty() || args.log_id.is_some() {
         return Err(VerifyError::NoServer);
     } else {
-        let folder = PathBuf::from(args.what.as_deref().unwrap_or_default());
+        let folder = folder.unwrap_or(Path::new(""));
         let file = args.checkpoint.as_deref();
-        let mut held = folder::Held::new(&folder, &args.vkeys, file, &mut told)?;
-        let (records, figures) = if is_backup(&folder) {
-            backup(&folder, &mut held)?
+        let mut held = folder::Held::new(folder, &args.vkeys, file, &mut told)?;
+        let (records, figures) = if is_backup(folder) {
+            backup(folder, &mut held)?
         } else {
-            data(&folder, &mut held)?
+            data(folder, extent, &mut held)?
         };
         (records, Some(figures), held.end())
     };
@@ -207,8 +219,12 @@ fn log_id(text: &str) -> Result<[u8; 16], String> {
 }
 
 /// Checks a data folder.
-fn data(folder: &Path, held: &mut folder::Held<'_>) -> Result<(u64, FolderFigures), VerifyError> {
-    let summary = kimberlite_store::verify::verify(folder, held)?;
+fn data(
+    folder: &Path,
+    extent: Extent,
+    held: &mut folder::Held<'_>,
+) -> Result<(u64, FolderFigures), VerifyError> {
+    let summary = kimberlite_store::verify::verify_extent(folder, extent, held)?;
     let figures = FolderFigures {
         segments: summary.segments,
         ops: summary.ops,

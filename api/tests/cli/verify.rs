@@ -96,6 +96,28 @@ fn a_folder_is_whole_or_named_byte_by_byte_and_in_use_it_is_refused() {
 }
 
 #[test]
+fn the_log_alone_is_whole_where_only_the_index_is_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let dev = Dev::start(folder.path());
+    dev.append("a");
+    drop(dev);
+    fs::write(folder.path().join("index/names"), [7; 512]).unwrap();
+    let damaged = report(&verify(data), 1);
+    assert_eq!(damaged["findings"][0]["place"], "index/names", "{damaged}");
+    let alone = || command().args(["verify", data, "--log-only"]).output().unwrap();
+    let whole = report(&alone(), 0);
+    assert_eq!((&whole["records"], &whole["index_parts"]), (&2.into(), &0.into()), "{whole}");
+    let segment = folder.path().join("log/0000000000000001.segment");
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[4096 + 60] ^= 1;
+    fs::write(&segment, &bytes).unwrap();
+    assert_eq!(report(&alone(), 1)["findings"][0]["offset"], 4096);
+    let server = command().args(["verify", "--log-only", "http://127.0.0.1:1"]).output().unwrap();
+    assert!(stderr(&server, 2).contains("a data folder"));
+}
+
+#[test]
 fn what_cannot_be_checked_exits_with_2() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().to_str().unwrap();

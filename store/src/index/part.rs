@@ -6,6 +6,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
 use super::IdempotencyBody;
@@ -63,16 +64,17 @@ pub(crate) struct MemoryPart {
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
     pub(crate) entries: Vec<RecordEntry>,
-    pub(crate) streams: HashMap<u32, Vec<u32>>,
-    pub(crate) types: HashMap<u32, Vec<u32>>,
+    pub(crate) streams: FxHashMap<u32, Vec<u32>>,
+    pub(crate) types: FxHashMap<u32, Vec<u32>>,
     pub(crate) tags: HashMap<Tag, Vec<u32>>,
-    pub(crate) ids: HashMap<[u8; 16], u32>,
+    /// `None` where nobody looks for them.
+    ids: Option<HashMap<[u8; 16], u32>>,
     pub(crate) idempotency: HashMap<[u8; 16], (u32, IdempotencyEntry)>,
 }
 
 impl MemoryPart {
-    pub(crate) fn new(segment: Arc<Segment>, first: u64) -> Self {
-        Self { segment, first, rows: RwLock::default(), previous: OnceLock::new() }
+    pub(crate) fn new(segment: Arc<Segment>, first: u64, rows: Rows) -> Self {
+        Self { segment, first, rows: RwLock::new(rows), previous: OnceLock::new() }
     }
 
     pub(crate) fn entry(&self, position: u64) -> RecordEntry {
@@ -85,7 +87,8 @@ impl MemoryPart {
     }
 
     pub(crate) fn find_id(&self, id: &[u8; 16]) -> Option<u64> {
-        self.rows.read().ids.get(id).map(|n| self.first + u64::from(*n))
+        let rows = self.rows.read();
+        rows.ids.as_ref().and_then(|ids| ids.get(id)).map(|n| self.first + u64::from(*n))
     }
 
     pub(crate) fn find_idempotency(&self, digest: &[u8; 16]) -> Option<(u64, IdempotencyEntry)> {
@@ -95,9 +98,29 @@ impl MemoryPart {
 }
 
 impl Rows {
+    /// `searched`: whether records will be looked for by their ids.
+    pub(crate) fn new(searched: bool) -> Self {
+        Self { ids: searched.then(HashMap::new), ..Self::default() }
+    }
+
+    /// Forgets what they hold, and keeps its room.
+    pub(crate) fn emptied(mut self) -> Self {
+        self.entries.clear();
+        self.streams.clear();
+        self.types.clear();
+        self.tags.clear();
+        self.idempotency.clear();
+        if let Some(ids) = &mut self.ids {
+            ids.clear();
+        }
+        self
+    }
+
     pub(crate) fn push(&mut self, entry: RecordEntry, tags: &[Tag]) {
         let number = self.entries.len() as u32;
-        self.ids.insert(entry.id, number);
+        if let Some(ids) = &mut self.ids {
+            ids.insert(entry.id, number);
+        }
         if entry.kind == RecordKind::Event {
             self.streams.entry(entry.stream).or_default().push(number);
             self.types.entry(entry.event_type).or_default().push(number);

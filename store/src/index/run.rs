@@ -94,6 +94,7 @@ pub(crate) fn write_part(
     let rows = part.rows.read();
     let mut postings: Vec<u32> = Vec::new();
     let entries = begin(content, rows.entries.len());
+    content.reserve(rows.entries.len() * ENTRY_BYTES as usize);
     rows.entries.iter().for_each(|entry| push_entry(content, entry));
     let streams = write_streams(content, &rows, &mut postings, previous)?;
     let types = write_types(content, &rows, &mut postings);
@@ -122,25 +123,31 @@ fn begin(content: &[u8], rows: usize) -> Table {
     Table { at: content.len() as u64, rows: rows as u64 }
 }
 
-fn push_place(content: &mut Vec<u8>, place: Place) {
-    content.extend_from_slice(&place.block.to_le_bytes());
-    content.extend_from_slice(&place.inside.to_le_bytes());
-}
-
 fn push_entry(content: &mut Vec<u8>, e: &RecordEntry) {
-    push_place(content, e.leaf);
-    push_place(content, e.payloads);
-    content.extend_from_slice(&e.leaf_bytes.to_le_bytes());
-    content.extend_from_slice(&e.payload_bytes.to_le_bytes());
-    content.push(e.kind as u8);
-    content.extend_from_slice(&e.stream.to_le_bytes());
-    content.extend_from_slice(&e.event_type.to_le_bytes());
-    content.extend_from_slice(&e.version.to_le_bytes());
-    content.extend_from_slice(&e.time.to_le_bytes());
-    content.extend_from_slice(&e.occurred.to_le_bytes());
-    content.extend_from_slice(&e.hash.0);
-    content.extend_from_slice(&e.id);
-    content.extend_from_slice(&e.kinds.0.to_le_bytes());
+    // On the stack first: the vector asks for room once an entry.
+    let mut row = [0; ENTRY_BYTES as usize];
+    let mut left = &mut row[..];
+    let mut put = |bytes: &[u8]| {
+        let (now, later) = std::mem::take(&mut left).split_at_mut(bytes.len());
+        now.copy_from_slice(bytes);
+        left = later;
+    };
+    for place in [e.leaf, e.payloads] {
+        put(&place.block.to_le_bytes());
+        put(&place.inside.to_le_bytes());
+    }
+    put(&e.leaf_bytes.to_le_bytes());
+    put(&e.payload_bytes.to_le_bytes());
+    put(&[e.kind as u8]);
+    put(&e.stream.to_le_bytes());
+    put(&e.event_type.to_le_bytes());
+    put(&e.version.to_le_bytes());
+    put(&e.time.to_le_bytes());
+    put(&e.occurred.to_le_bytes());
+    put(&e.hash.0);
+    put(&e.id);
+    put(&e.kinds.0.to_le_bytes());
+    content.extend_from_slice(&row);
 }
 
 /// Reads little-endian numbers off the front.
@@ -250,12 +257,20 @@ fn id_prefix(id: &[u8; 16]) -> u64 {
 }
 
 fn write_ids(content: &mut Vec<u8>, rows: &Rows) -> Table {
-    let row = |(id, number): (&[u8; 16], &u32)| id_prefix(id) << NUMBER_BITS | u64::from(*number);
-    let mut ids: Vec<u64> = rows.ids.iter().map(row).collect();
+    let id = |number: u64| &rows.entries[number as usize].id;
+    let row = |number| id_prefix(id(number)) << NUMBER_BITS | number;
+    let mut ids: Vec<u64> = (0..rows.entries.len() as u64).map(row).collect();
     ids.sort_unstable();
-    let table = begin(content, ids.len());
-    for row in ids {
-        content.extend_from_slice(&row.to_le_bytes());
+    let mut table = begin(content, 0);
+    for alike in ids.chunk_by(|a, b| a >> NUMBER_BITS == b >> NUMBER_BITS) {
+        for (i, row) in alike.iter().enumerate() {
+            let of = |row: u64| id(row & ((1 << NUMBER_BITS) - 1));
+            // An id leads to the last record that has it.
+            if alike[i + 1..].iter().all(|later| of(*later) != of(*row)) {
+                content.extend_from_slice(&row.to_le_bytes());
+                table.rows += 1;
+            }
+        }
     }
     table
 }

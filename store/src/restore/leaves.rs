@@ -9,7 +9,7 @@ use std::{
 use super::{RestoreError, failed, sixteen, source::Source};
 use crate::{
     error::Damage,
-    index::hashes,
+    index::check_section,
     log::{
         Segment, packed,
         walk::{ClosedFrames, Frame},
@@ -60,7 +60,7 @@ pub fn read_backup(
                 let log = logs.get_mut(&section.tenant);
                 let (tenant, count, chain) =
                     log.ok_or_else(|| at("a tenant that is not in the manifest"))?;
-                let hashes = hashes(&section, &runs, *chain).map_err(at)?;
+                let hashes = check_section(&section, &runs, *chain).map_err(at)?;
                 take(&CheckedRecords { tenant, first: section.first_position, hashes: &hashes });
                 *count += u64::from(section.records);
                 *chain = section.chain_head;

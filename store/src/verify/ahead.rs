@@ -1,22 +1,23 @@
-//! Reads the log in a thread of its own, ahead of who compares it with what is derived, and checks there what needs no
-//! state: frames, blocks, leaves, commitments, and the chain from one section of a tenant to its next.
+//! Reads the log in a thread of its own, and checks in others what needs no state: leaves, commitments, and the chain
+//! from one section of a tenant to its next. Who goes on with it is told in the log's order.
 
 use std::{
     collections::HashMap,
     panic,
     sync::{
         Arc,
-        mpsc::{SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
 };
 
 use kimberlite_consensus::{Header, Superblock};
+use parking_lot::Mutex;
 
 use crate::{
     disk::Disk,
     error::{Damage, OpenError},
-    index::hashes,
+    index::check_section,
     log::{
         Segment,
         frame::{Section, SectionRuns},
@@ -25,8 +26,12 @@ use crate::{
     words::Hash,
 };
 
-/// Ops that are read and wait to be compared; each is at most a few MiB.
-const OPS_AHEAD: usize = 4;
+/// Bytes of the log that are handed on together, so that small ops cost few hand-offs.
+const BATCH_BYTES: u64 = 1 << 20;
+/// Batches that are read and wait to be taken in; each is at most [`BATCH_BYTES`] and one op.
+const BATCHES_AHEAD: usize = 6;
+/// Threads that check, at most.
+const CHECKERS_MAX: usize = 8;
 
 /// What the log holds, in its order.
 pub(super) enum Found {
@@ -50,6 +55,8 @@ pub(super) struct ReadOp {
 pub(super) struct ReadSection {
     pub(super) section: Section,
     pub(super) runs: Result<SectionRuns, Damage>,
+    /// Hash of the tenant's record before it, as the header says that ended there.
+    previous: Option<Hash>,
     pub(super) held: Option<Held>,
 }
 
@@ -59,44 +66,101 @@ pub(super) struct Held {
     pub(super) hashes: Vec<Hash>,
 }
 
-/// Tells `take` what the log holds, as [`recovery::scan`] does, while the next ops are being read.
+/// What is checked by one thread, and who waits for it.
+struct Batch {
+    found: Vec<Found>,
+    checked: SyncSender<Vec<Found>>,
+}
+
+/// Tells `take` what the log holds, as [`recovery::scan`] does, while the next ops are being read and checked.
 pub(super) fn scan(
     disk: &dyn Disk,
     superblock: Superblock,
     start: Option<&Start>,
     mut take: impl FnMut(Found),
 ) -> Result<Scanned, OpenError> {
+    let checkers = thread::available_parallelism().map_or(1, |n| n.get().min(CHECKERS_MAX));
     thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(OPS_AHEAD);
+        let (work, queue) = sync_channel(BATCHES_AHEAD);
+        let (order, ordered) = sync_channel(BATCHES_AHEAD);
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..checkers {
+            let queue = Arc::clone(&queue);
+            scope.spawn(move || check_all(&queue));
+        }
+        drop(queue);
         let reading = scope.spawn(move || {
-            let mut ahead = Ahead { sender, chains: HashMap::new() };
-            recovery::scan(disk, superblock, &mut ahead, start)
+            let (chains, found) = (HashMap::new(), Vec::new());
+            let mut ahead = Ahead { work, order, chains, found, bytes: 0 };
+            let scanned = recovery::scan(disk, superblock, &mut ahead, start);
+            ahead.hand_on();
+            scanned
         });
-        receiver.iter().for_each(&mut take);
+        for checked in ordered {
+            let Ok(found) = Receiver::recv(&checked) else { break };
+            found.into_iter().for_each(&mut take);
+        }
         reading.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))
     })
 }
 
+/// Checks what is read, a batch at a time.
+fn check_all(queue: &Mutex<Receiver<Batch>>) {
+    loop {
+        // The others wait for the lock instead of the queue meanwhile.
+        let Ok(Batch { mut found, checked }) = queue.lock().recv() else { return };
+        for found in &mut found {
+            if let Found::Op(op) = found {
+                op.sections.iter_mut().for_each(ReadSection::check);
+            }
+        }
+        // Who would hear it has panicked, if nobody does.
+        let _heard = checked.send(found);
+    }
+}
+
+impl ReadSection {
+    fn check(&mut self) {
+        // What does not hold is looked at again by who says so.
+        self.held = self.previous.zip(self.runs.as_ref().ok()).and_then(|(previous, runs)| {
+            let hashes = check_section(&self.section, runs, previous).ok()?;
+            Some(Held { previous, hashes })
+        });
+    }
+}
+
 struct Ahead {
-    sender: SyncSender<Found>,
+    work: SyncSender<Batch>,
+    /// Where each batch comes out, in the log's order.
+    order: SyncSender<Receiver<Vec<Found>>>,
     /// Where each tenant's chain stands, as the headers say.
     chains: HashMap<[u8; 16], Hash>,
+    found: Vec<Found>,
+    /// Of the log, in `found`.
+    bytes: u64,
 }
 
 impl Ahead {
-    fn tell(&self, found: Found) {
-        // Who would hear it has panicked, if nobody does.
-        let _heard = self.sender.send(found);
+    fn tell(&mut self, found: Found, bytes: u64) {
+        self.found.push(found);
+        self.bytes += bytes;
+        if self.bytes >= BATCH_BYTES {
+            self.hand_on();
+        }
     }
 
-    fn check(&mut self, section: Section, runs: Result<SectionRuns, Damage>) -> ReadSection {
+    fn hand_on(&mut self) {
+        let found = std::mem::take(&mut self.found);
+        self.bytes = 0;
+        let (checked, comes) = sync_channel(1);
+        // Who would take it has panicked, if nobody does.
+        let _taken = self.work.send(Batch { found, checked });
+        let _heard = self.order.send(comes);
+    }
+
+    fn section(&mut self, section: Section, runs: Result<SectionRuns, Damage>) -> ReadSection {
         let previous = self.chains.insert(section.tenant, section.chain_head);
-        // What does not hold is looked at again by who says so.
-        let held = previous.zip(runs.as_ref().ok()).and_then(|(previous, runs)| {
-            let hashes = hashes(&section, runs, previous).ok()?;
-            Some(Held { previous, hashes })
-        });
-        ReadSection { section, runs, held }
+        ReadSection { section, runs, previous, held: None }
     }
 }
 
@@ -104,18 +168,18 @@ impl Visitor for Ahead {
     fn op(&mut self, op: RecoveredOp<'_>) {
         let RecoveredOp { segment, offset, length, header, sections } = op;
         let (segment, header) = (Arc::clone(segment), header.clone());
-        let sections = sections.into_iter().map(|(s, runs)| self.check(s, runs)).collect();
-        self.tell(Found::Op(ReadOp { segment, offset, length, header, sections }));
+        let sections = sections.into_iter().map(|(s, runs)| self.section(s, runs)).collect();
+        self.tell(Found::Op(ReadOp { segment, offset, length, header, sections }), length);
     }
 
     fn lost(&mut self, sections: Vec<Section>, damage: Damage) {
         for section in &sections {
             self.chains.insert(section.tenant, section.chain_head);
         }
-        self.tell(Found::Lost(sections, damage));
+        self.tell(Found::Lost(sections, damage), 0);
     }
 
     fn mends(&mut self, left: Damage) {
-        self.tell(Found::Mends(left));
+        self.tell(Found::Mends(left), 0);
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    num::NonZero,
+    panic,
     sync::Arc,
+    thread,
 };
 
 use kimberlite_consensus::Header;
@@ -102,8 +105,8 @@ pub(super) fn open(
         reached: false,
         astray: Vec::new(),
     };
-    for (number, row) in &runs {
-        check.open_run(disk, *number, row, walk)?;
+    for ((number, row), file) in runs.iter().zip(check_files(&**disk, &runs)) {
+        check.open_run(disk, *number, row, file?, walk)?;
     }
     if let (Some(runs), Some(system)) = (check.runs.remove(&SYSTEM), walk.tenants.get_mut(&SYSTEM))
     {
@@ -113,38 +116,73 @@ pub(super) fn open(
     Ok(())
 }
 
+/// A run file whose every page was read.
+struct CheckedFile {
+    pages: Arc<Pages>,
+    /// How many pages it has.
+    count: u64,
+    damaged: Vec<Damage>,
+}
+
+/// Reads every page of the run files, several of them at once; `None` for one that is not there.
+fn check_files(
+    disk: &dyn Disk,
+    runs: &[(u64, RunRow)],
+) -> Vec<Result<Option<CheckedFile>, ReadError>> {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let share = runs.len().div_ceil(threads).max(1);
+    let check = |share: &[(u64, RunRow)]| -> Vec<_> {
+        share.iter().map(|(number, _)| check_file(disk, run_name(*number))).collect()
+    };
+    thread::scope(|scope| {
+        let shares: Vec<_> =
+            runs.chunks(share).map(|share| scope.spawn(move || check(share))).collect();
+        let joined = shares
+            .into_iter()
+            .map(|share| share.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked)));
+        joined.flatten().collect()
+    })
+}
+
+fn check_file(disk: &dyn Disk, file: String) -> Result<Option<CheckedFile>, ReadError> {
+    let Ok(pages) = Pages::open(disk, file) else { return Ok(None) };
+    let pages = Arc::new(pages);
+    let (count, mut damaged) = (pages.count()?, Vec::new());
+    let mut reader = pages.sequential();
+    for page in 0..count {
+        match reader.check(page) {
+            Ok(()) => {}
+            Err(ReadError::Damaged(damage)) => damaged.push(damage),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(CheckedFile { pages, count, damaged }))
+}
+
 impl DerivedCheck {
-    /// Checks every page of a run file.
+    /// Takes in a run file whose pages were checked.
     fn open_run(
         &mut self,
         disk: &Arc<dyn Disk>,
         number: u64,
         row: &RunRow,
+        checked: Option<CheckedFile>,
         walk: &mut Walk<'_>,
     ) -> Result<(), VerifyError> {
         let file = run_name(number);
-        let Ok(pages) = Pages::open(&**disk, file.clone()) else {
+        let Some(CheckedFile { pages, count, damaged }) = checked else {
             walk.damage(&here(&file, "a run is missing"), Vec::new());
             return Ok(());
         };
-        let pages = Arc::new(pages);
-        let count = pages.count()?;
         let content = row.parts.iter().map(|(_, layout)| layout.end()).max().unwrap_or(0);
         if count != Pages::pages_of(content) {
             walk.damage(&here(&file, "a run is not as long as its content"), Vec::new());
         }
-        let mut reader = pages.sequential();
-        for page in 0..count {
-            match reader.check(page) {
-                Ok(()) => {}
-                Err(ReadError::Damaged(damage)) => {
-                    let mut tenants: Vec<_> = row.parts.iter().map(|(t, _)| walk.name(t)).collect();
-                    tenants.dedup();
-                    walk.damage(&damage, tenants);
-                    self.unreadable.insert(file.clone());
-                }
-                Err(error) => return Err(error.into()),
-            }
+        for damage in damaged {
+            let mut tenants: Vec<_> = row.parts.iter().map(|(t, _)| walk.name(t)).collect();
+            tenants.dedup();
+            walk.damage(&damage, tenants);
+            self.unreadable.insert(file.clone());
         }
         for (tenant, layout) in &row.parts {
             let segment = open_by_name(&**disk, layout.segment);
@@ -213,6 +251,7 @@ impl Walk<'_> {
             self.damage(&here(DATABASE, "the index is not one of this log"), Vec::new());
             return;
         }
+        self.settle();
         let Some(check) = self.derived.take() else { return };
         match check.compare(self) {
             Ok(found) => found.iter().for_each(|damage| self.damage(damage, Vec::new())),

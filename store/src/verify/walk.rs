@@ -8,13 +8,14 @@ use std::{
 use kimberlite_consensus::{Header, Identity, Op, Superblock};
 
 use super::{
-    CheckedRecords, Finding, FindingKind, Progress, Summary, Watcher,
+    CheckedRecords, Extent, Finding, FindingKind, Progress, Summary, Watcher,
     ahead::{Found, Held, ReadOp, ReadSection},
+    comparing::{Compared, Comparing, Pair},
     derived::DerivedCheck,
 };
 use crate::{
     error::{Damage, ReadError},
-    index::{Run, TenantBody, TenantIndex, hashes, holds},
+    index::{MemoryPart, Rows, Run, TenantBody, TenantIndex, check_section, holds},
     limits::CHECKPOINT_RECORDS,
     log::{
         Segment,
@@ -29,8 +30,10 @@ use crate::{
 pub(super) struct Tenant {
     pub(super) name: Option<TenantName>,
     pub(super) log_id: [u8; 16],
-    /// What the log makes; `None` behind damage.
+    /// What the log makes; `None` behind damage, and where it is not to be compared.
     pub(super) index: Option<TenantIndex>,
+    /// Nothing of its log is missing so far.
+    whole: bool,
     count: u64,
     /// Hash of the last record, where it is known.
     chain: Option<Hash>,
@@ -47,6 +50,10 @@ pub(super) struct Walk<'a> {
     pub(super) progress: Progress,
     pub(super) tenants: HashMap<[u8; 16], Tenant>,
     pub(super) derived: Option<DerivedCheck>,
+    extent: Extent,
+    comparing: Comparing,
+    /// Of a part that was compared.
+    spare: Option<Rows>,
     floor: (Op, Identity),
     /// Where the last frame of each segment ends.
     pub(super) ends: HashMap<String, u64>,
@@ -60,36 +67,46 @@ pub(super) struct Walk<'a> {
 impl Tenant {
     fn new(name: Option<TenantName>, log_id: [u8; 16]) -> Self {
         let first = genesis(log_id);
-        let index = Some(TenantIndex::new(first));
+        let (index, chain) = (Some(TenantIndex::unsearched(first)), Some(first));
         let (runs, newest) = (VecDeque::new(), HashMap::new());
-        Self { name, log_id, index, count: 0, chain: Some(first), runs, newest }
+        Self { name, log_id, index, whole: true, count: 0, chain, runs, newest }
     }
 
     /// One of which only sections are known.
     fn unknown() -> Self {
-        Self { index: None, chain: None, ..Self::new(None, [0; 16]) }
+        Self { index: None, whole: false, chain: None, ..Self::new(None, [0; 16]) }
+    }
+
+    /// What the log makes of it is not known any more.
+    fn lose(&mut self) {
+        (self.index, self.whole) = (None, false);
     }
 
     /// Goes on behind a section that was not taken in.
     fn skip(&mut self, section: &Section) {
-        let end = section.first_position + u64::from(section.records);
-        if end > self.count {
-            self.index = None;
-            (self.count, self.chain) = (end, Some(section.chain_head));
+        if section.first_position + u64::from(section.records) > self.count {
+            self.lose();
+            self.pass(section);
         }
     }
 
-    /// Takes in a section, or only checks it where that is all that can be done.
+    /// Goes on behind a section.
+    fn pass(&mut self, section: &Section) {
+        let end = section.first_position + u64::from(section.records);
+        (self.count, self.chain) = (end, Some(section.chain_head));
+    }
+
+    /// Takes in a section, or only checks it where that is all that can be done. Its hashes are known where it was seen to
+    /// hold.
     fn take(
         &mut self,
         segment: &Arc<Segment>,
         offset: u64,
         section: Section,
-        (runs, held): (&SectionRuns, Option<Held>),
+        runs: &SectionRuns,
+        hashes: Option<&[Hash]>,
     ) -> Result<Vec<TenantBody>, Damage> {
         let damage = |what| Damage { file: segment.name.clone(), offset, what };
-        let held = held.filter(|held| Some(held.previous) == self.chain);
-        let hashes = held.as_ref().map(|held| &held.hashes[..]);
         if let Some(index) = &mut self.index {
             match index.apply(segment, offset, section, runs, hashes) {
                 Ok(()) => {}
@@ -99,20 +116,30 @@ impl Tenant {
             (self.count, self.chain) = (index.count, Some(index.chain_head));
             return Ok(std::mem::take(&mut index.tenants));
         }
-        let chain = self.chain.filter(|_| section.first_position == self.count);
-        let holds = match (hashes, chain) {
-            (Some(_), Some(_)) => Ok(()),
-            _ => holds(&section, runs, chain).map_err(damage),
+        let follows = section.first_position == self.count;
+        if self.whole && !follows {
+            return Err(damage("a section does not begin where the tenant's log ends"));
+        }
+        let holds = match hashes {
+            Some(_) => Ok(()),
+            None => holds(&section, runs, self.chain.filter(|_| follows)).map_err(damage),
         };
-        self.skip(&section);
+        if self.whole {
+            self.pass(&section);
+        } else {
+            self.skip(&section);
+        }
         holds.map(|()| Vec::new())
     }
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(watcher: &'a mut dyn Watcher) -> Self {
+    pub(super) fn new(watcher: &'a mut dyn Watcher, extent: Extent) -> Self {
         Self {
             watcher,
+            extent,
+            comparing: Comparing::new(),
+            spare: None,
             summary: Summary::default(),
             progress: Progress::default(),
             tenants: HashMap::new(),
@@ -132,6 +159,7 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn end(mut self) -> Summary {
+        self.settle();
         self.end_derived();
         self.summary.tenants = self.tenants.len() as u64;
         self.progress.bytes = self.progress.bytes_total;
@@ -201,22 +229,25 @@ impl<'a> Walk<'a> {
         }
         let tenant = self.tenant(&section.tenant);
         let gap = tenant.count < section.first_position;
-        if gap && damaged_before && tenant.index.is_some() {
-            tenant.index = None;
+        if gap && damaged_before && tenant.whole {
+            tenant.lose();
             self.note(&here("records of the tenant before this one are lost"), names.clone());
         }
-        let tenant = self.tenant(&section.tenant);
+        let tenant = self.tenants.entry(section.tenant).or_insert_with(Tenant::unknown);
         let previous = tenant.chain.filter(|_| tenant.count == section.first_position);
-        let (runs, held) = &read;
-        let known = held.as_ref().filter(|held| Some(held.previous) == previous);
-        let known = known.map(|held| held.hashes.clone());
+        let (runs, held) = read;
+        let held = held.filter(|held| Some(held.previous) == previous).map(|held| held.hashes);
         // The first section of a tenant has nothing before it that was known when it was read.
-        let of_section = known.or_else(|| hashes(&section, runs, previous?).ok());
-        let tenant = self.tenant(&section.tenant);
-        match tenant.take(segment, offset, section, read) {
+        let hashes = held.or_else(|| check_section(&section, runs, previous?).ok());
+        if let Some(index) = tenant.index.as_mut().filter(|index| index.begins_part())
+            && let Some(rows) = self.spare.take()
+        {
+            index.give(rows);
+        }
+        match tenant.take(segment, offset, section, runs, hashes.as_deref()) {
             Ok(created) => {
                 self.summary.records += u64::from(section.records);
-                if let Some(hashes) = &of_section {
+                if let Some(hashes) = &hashes {
                     let (tenant, first) = (&names[0][..], section.first_position);
                     self.watcher.records(&CheckedRecords { tenant, first, hashes });
                 }
@@ -225,7 +256,7 @@ impl<'a> Walk<'a> {
                 }
             }
             Err(damage) => {
-                tenant.index = None;
+                tenant.lose();
                 tenant.skip(&section);
                 self.log_damaged = true;
                 self.damage(&damage, names);
@@ -240,7 +271,11 @@ impl<'a> Walk<'a> {
             return;
         };
         let runs = self.derived.as_mut().and_then(|d| d.runs.remove(&reference));
-        let tenant = Tenant { runs: runs.unwrap_or_default(), ..Tenant::new(Some(name), log_id) };
+        let runs = runs.unwrap_or_default();
+        let mut tenant = Tenant { runs, ..Tenant::new(Some(name), log_id) };
+        if self.extent == Extent::Log {
+            tenant.index = None;
+        }
         self.tenants.insert(reference, tenant);
     }
 
@@ -258,32 +293,46 @@ impl<'a> Walk<'a> {
             return;
         };
         let parts = index.take_parts();
-        let mut previous =
-            |stream| Ok(newest.insert(stream, run.first()).unwrap_or(crate::index::NO_RUN));
-        let file = run.pages().name().to_owned();
-        let bad = self.derived.as_ref().is_some_and(|d| d.unreadable.contains(&file));
-        let compared = match &parts[..] {
-            [part] if part.first == run.first() && part.end() == run.end() => {
-                run.compare(part, &mut previous)
-            }
-            _ => {
-                let what = "a run does not end where a checkpoint can";
-                Err(Damage { file, offset: 0, what }.into())
-            }
-        };
         self.summary.parts += 1;
-        match compared {
+        let part = <[_; 1]>::try_from(parts).ok();
+        let whole =
+            |[part]: &[Arc<MemoryPart>; 1]| part.first == run.first() && part.end() == run.end();
+        if let Some([part]) = part.filter(whole) {
+            self.comparing.begin(Pair::new(*reference, run, part, newest));
+        } else {
+            let what = "a run does not end where a checkpoint can";
+            let damage = Damage { file: run.pages().name().to_owned(), offset: 0, what };
+            let (tenant, result) = (*reference, Err(damage.into()));
+            self.compared(Compared { tenant, run, result, rows: None });
+        }
+        while let Some(compared) = self.comparing.next(false) {
+            self.compared(compared);
+        }
+    }
+
+    /// Waits for what is being compared.
+    pub(super) fn settle(&mut self) {
+        while let Some(compared) = self.comparing.next(true) {
+            self.compared(compared);
+        }
+    }
+
+    fn compared(&mut self, compared: Compared) {
+        let Compared { tenant, run, result, rows } = compared;
+        self.spare = rows.or(self.spare.take());
+        let file = run.pages().name();
+        let bad = self.derived.as_ref().is_some_and(|d| d.unreadable.contains(file));
+        match result {
             Ok(()) => {}
             // Its pages were reported.
             Err(_) if bad => {}
             Err(ReadError::Damaged(damage)) => {
-                let names = vec![self.name(reference)];
+                let names = vec![self.name(&tenant)];
                 self.damage(&damage, names);
             }
             Err(_) => {
-                let file = run.pages().name().to_owned();
                 let what = "the file cannot be read";
-                self.damage(&Damage { file, offset: 0, what }, Vec::new());
+                self.damage(&Damage { file: file.to_owned(), offset: 0, what }, Vec::new());
             }
         }
     }
@@ -311,7 +360,7 @@ impl Walk<'_> {
         }
         let mut lost: Option<(Damage, Vec<String>)> = None;
         let mut touched = Vec::new();
-        for ReadSection { section, runs, held } in op.sections {
+        for ReadSection { section, runs, held, .. } in op.sections {
             touched.push(section.tenant);
             match runs {
                 Ok(runs) => self.section(segment, op.offset, section, (&runs, held)),
