@@ -1,20 +1,23 @@
 //! What every request needs, and the routes.
 
-use std::{fmt, io, sync::Arc};
+use std::{convert::Infallible, fmt, io, sync::Arc};
 
 use axum::{
     Router,
+    body::Body,
     extract::Request,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use hyper::body::Incoming;
 use kimberlite_query::{Engine, Settings};
 use kimberlite_store::{
     Store, Tenant,
     words::{Actor, TenantName},
 };
 use tokio::sync::watch;
+use tower::Service as _;
 
 use crate::{
     backups::Backups,
@@ -23,10 +26,11 @@ use crate::{
     docs,
     limits::{ANSWERS_BYTES_MAX, BODIES_BYTES_MAX, QUERIES_WAITING_MAX},
     links::LinkKey,
-    metrics::{Metrics, StoreFigures},
+    metrics::{Metrics, Route, StoreFigures},
     observe, openapi,
     problem::{Code, Problem},
     room::Room,
+    v1::append,
 };
 
 /// Shared by all requests.
@@ -125,6 +129,41 @@ pub fn router(app: &Arc<App>) -> Router {
         .with_state(Arc::clone(app))
 }
 
+/// The routes of a server; the one that is called the most is found without the router.
+#[derive(Clone)]
+pub(crate) struct Routes {
+    router: Router,
+    app: Option<Arc<App>>,
+}
+
+impl Routes {
+    /// All that the router has.
+    pub(crate) fn of(router: Router) -> Self {
+        Self { router, app: None }
+    }
+
+    /// Those of [`router`].
+    pub(crate) fn all(app: &Arc<App>) -> Self {
+        Self { router: router(app), app: Some(Arc::clone(app)) }
+    }
+
+    /// Answers a request.
+    pub(crate) async fn call(self, request: Request<Incoming>) -> Result<Response, Infallible> {
+        self.answer(request.map(Body::new)).await
+    }
+
+    async fn answer(mut self, request: Request) -> Result<Response, Infallible> {
+        match self.app {
+            Some(app) if append::target(&request).is_some() => {
+                let route = Route::Known(append::APPEND_ROUTE);
+                let run = |request| append::append_to(Arc::clone(&app), request);
+                Ok(Box::pin(observe::around(&app, request, route, run)).await)
+            }
+            _ => self.router.call(request).await,
+        }
+    }
+}
+
 async fn unknown_path(request: Request) -> Response {
     let path = request.uri().path();
     let api = path == "/v1" || path.starts_with("/v1/") || path.starts_with("/health/");
@@ -201,4 +240,74 @@ pub(crate) async fn of_tests() -> (Arc<App>, tempfile::TempDir) {
 /// An answer without a body.
 pub(crate) fn empty(status: StatusCode) -> Response {
     status.into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body;
+
+    use super::*;
+
+    /// Status, names of the headers, and the body without what no two answers have in common.
+    async fn shown(answer: Response) -> (StatusCode, Vec<String>, serde_json::Value) {
+        let (parts, body) = answer.into_parts();
+        let body = body::to_bytes(body, 1 << 20).await.unwrap();
+        let mut body = serde_json::from_slice(&body).unwrap_or(serde_json::Value::Null);
+        if let Some(body) = body.as_object_mut() {
+            for member in ["trace_id", "hash", "time"] {
+                body.remove(member);
+            }
+            for member in ["first_version", "last_version", "first_position", "last_position"] {
+                body.entry(member).and_modify(|number| *number = 0.into());
+            }
+        }
+        // Hyper says the length where the router has not.
+        let names = parts.headers.keys().filter(|name| *name != header::CONTENT_LENGTH);
+        (parts.status, names.map(ToString::to_string).collect(), body)
+    }
+
+    #[tokio::test]
+    async fn the_route_that_is_found_without_the_router_answers_as_the_router_does() {
+        let (app, _folder) = of_tests().await;
+        let past = Routes { router: Router::new(), app: Some(Arc::clone(&app)) };
+        let mut appended = 0;
+        for (path, found) in [
+            ("/v1/streams/a/events", true),
+            ("/v1/streams/a%20b%2Fc/events", true),
+            ("/v1/streams/a/events?recreate=true", true),
+            ("/v1/streams/a/events?unknown=1", true),
+            ("/v1/streams/%ff/events", true),
+            ("/v1/streams/%00/events", true),
+            ("/v1/streams//events", false),
+            ("/v1/streams/a/b/events", false),
+            ("/v1/streams/a/events/", false),
+            ("/v1/streams/events", false),
+        ] {
+            for (host, method) in
+                [("localhost", "POST"), ("elsewhere", "POST"), ("localhost", "PUT")]
+            {
+                let request = || {
+                    Request::builder()
+                        .method(method)
+                        .uri(path)
+                        .header("host", host)
+                        .header("content-type", "application/json")
+                        .body(Body::from(r#"{"events":[{"type":"t"}]}"#))
+                        .unwrap()
+                };
+                if !found || method != "POST" {
+                    assert!(append::target(&request()).is_none(), "{method} {path}");
+                    continue;
+                }
+                let one = shown(router(&app).call(request()).await.unwrap()).await;
+                let other = shown(past.clone().answer(request()).await.unwrap()).await;
+                assert_eq!(one, other, "{method} {path} at {host}");
+                appended += 2 * usize::from(one.0 == StatusCode::CREATED);
+            }
+        }
+        assert!(appended >= 4, "{appended}");
+        let counted = app.metrics.text();
+        let route = "route=\"/v1/streams/{stream}/events\",method=\"POST\",status=\"201\"";
+        assert!(counted.contains(&format!("{{{route}}} {appended}\n")), "{counted}");
+    }
 }

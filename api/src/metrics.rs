@@ -133,13 +133,25 @@ struct RouteLabels {
     method: &'static str,
 }
 
-/// A route's template; nothing where no route matched.
+/// Which route a request took.
 #[derive(Clone, Debug)]
-struct Route(Option<MatchedPath>);
+pub(crate) enum Route {
+    /// No route matched.
+    Unmatched,
+    /// As the router has it.
+    Matched(MatchedPath),
+    /// One that is found without the router.
+    Known(&'static str),
+}
 
 impl Route {
-    fn as_str(&self) -> &str {
-        self.0.as_ref().map_or("unmatched", MatchedPath::as_str)
+    /// Its template.
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Unmatched => "unmatched",
+            Self::Matched(path) => path.as_str(),
+            Self::Known(template) => template,
+        }
     }
 }
 
@@ -209,22 +221,29 @@ impl Metrics {
     /// Counts one answered request.
     pub(crate) fn request(
         &self,
-        route: Option<&MatchedPath>,
+        route: &Route,
         method: &Method,
         status: StatusCode,
         took: Duration,
     ) {
-        let route = Route(route.cloned());
         let method = method_label(method);
         let labels = RequestLabels { route: route.clone(), method, status: status.as_u16() };
         self.requests.get_or_create(&labels).inc();
-        self.latency.get_or_create(&RouteLabels { route, method }).observe(took.as_secs_f64());
+        let labels = RouteLabels { route: route.clone(), method };
+        self.latency.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
     /// Counts one durable append.
     pub(crate) fn appended(&self, events: usize, took: Duration) {
         self.append.observe(took.as_secs_f64());
         self.events.inc_by(events as u64);
+    }
+
+    /// All of them, as they are shown.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry).expect("strings take all");
+        text
     }
 
     pub(crate) fn follower(&self) -> Follower {
@@ -441,8 +460,7 @@ pub(crate) async fn metrics(
     request: Request,
 ) -> Result<Response, Problem> {
     query::none(request.uri().query())?;
-    let mut text = String::new();
-    text::encode(&mut text, &app.metrics.registry).expect("strings take all");
+    let text = app.metrics.text();
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], text).into_response())
 }

@@ -14,44 +14,51 @@ use futures_util::FutureExt as _;
 use crate::{
     app::{App, TraceId},
     gate::{self, Cors},
+    metrics::Route,
     problem::{PendingProblem, Problem},
 };
 
 /// Lets a request through to its route, and finishes what comes back.
-pub(crate) async fn observe(
-    State(app): State<Arc<App>>,
+pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.map_or(Route::Unmatched, Route::Matched);
+    around(&app, request, route, |request| next.run(request)).await
+}
+
+/// Likewise, for a request whose route is known.
+pub(crate) async fn around<F: Future<Output = Response>>(
+    app: &App,
     mut request: Request,
-    next: Next,
+    route: Route,
+    run: impl FnOnce(Request) -> F,
 ) -> Response {
     let started = Instant::now();
     let trace = TraceId::of(request.headers());
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let (cors, mut response) = match gate::check(&app, &mut request) {
+    let (cors, mut response) = match gate::check(app, &mut request) {
         Err(problem) => (Cors::None, problem.into_response()),
         Ok(gate::Passed::Preflight(cors)) => (cors, gate::preflight()),
         Ok(gate::Passed::Through(cors)) => {
             request.extensions_mut().insert(trace);
-            let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+            let answer = AssertUnwindSafe(run(request)).catch_unwind().await;
             (cors, answer.unwrap_or_else(|panic| panicked(&*panic)))
         }
     };
     if let Some(PendingProblem(problem)) = response.extensions_mut().remove::<PendingProblem>() {
         let allow = response.headers_mut().remove(header::ALLOW);
         if let Some(cause) = problem.cause() {
-            let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
-            tracing::error!(%trace, route, cause, "a request failed");
+            tracing::error!(%trace, route = route.as_str(), cause, "a request failed");
         }
         response = problem.response(trace);
         response.headers_mut().extend(allow.map(|allow| (header::ALLOW, allow)));
     }
     finish(&mut response, &method, cors);
     let elapsed = started.elapsed();
-    app.metrics.request(route.as_ref(), &method, response.status(), elapsed);
+    app.metrics.request(&route, &method, response.status(), elapsed);
     tracing::debug!(
         %trace,
         %method,
-        route = route.as_ref().map_or("unmatched", MatchedPath::as_str),
+        route = route.as_str(),
         status = response.status().as_u16(),
         elapsed_us = elapsed.as_micros() as u64,
         "request"

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::Request};
+use axum::extract::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -36,11 +36,10 @@ use tokio::{
     sync::{Semaphore, watch},
     task::{JoinHandle, JoinSet},
 };
-use tower::Service as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    app::{self, App, TraceId},
+    app::{App, Routes, TraceId},
     config::Config,
     limits::H2_STREAMS_MAX,
     problem::{Code, Problem},
@@ -147,7 +146,7 @@ pub async fn witness(args: WitnessArgs, config: Config) -> Result<(), ServeError
     let listener = listen(args.listen).await?;
     let address = listener.local_addr().map_err(system("asking for the address"))?;
     let stopping = watch::Sender::new(false);
-    let accepting = accept(listener, witness.router(), config, stopping.subscribe());
+    let accepting = accept(listener, Routes::of(witness.router()), config, stopping.subscribe());
     let accepting = tokio::spawn(accepting);
     let (key, logs) = (witness.verifier(), args.logs.len());
     let mut out = io::stdout();
@@ -222,9 +221,9 @@ impl Server {
         let app = App::new(store, tenant, name, actor, config)
             .map_err(system("starting the query engine"))?;
         let stopping = watch::Sender::new(false);
-        let router = app::router(&app);
+        let routes = Routes::all(&app);
         let accepting =
-            tokio::spawn(accept(listener, router, app.config.clone(), stopping.subscribe()));
+            tokio::spawn(accept(listener, routes, app.config.clone(), stopping.subscribe()));
         let witnesses = witnesses::ask_all(&app);
         let stamps = stamps::start(&app);
         tracing::info!(%address, "listening");
@@ -259,7 +258,7 @@ async fn listen(listen: SocketAddr) -> Result<TcpListener, ServeError> {
 /// Accepts connections until told to stop, then waits for those that are open.
 async fn accept(
     listener: TcpListener,
-    router: Router,
+    routes: Routes,
     config: Config,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -289,7 +288,7 @@ async fn accept(
                     stream,
                     config.send_timeout,
                     Arc::clone(&builder),
-                    router.clone(),
+                    routes.clone(),
                     timeout,
                     graceful.watcher(),
                 );
@@ -334,7 +333,7 @@ async fn serve(
     stream: TcpStream,
     send_timeout: Duration,
     builder: Arc<auto::Builder<TokioExecutor>>,
-    router: Router,
+    routes: Routes,
     head_timeout: Duration,
     watcher: Watcher,
 ) {
@@ -345,7 +344,7 @@ async fn serve(
     let spoken = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
         spoken.store(true, Ordering::Relaxed);
-        router.clone().call(request)
+        routes.clone().call(request)
     });
     let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), service));
     let mut connection = pin!(connection);

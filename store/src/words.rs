@@ -96,7 +96,13 @@ pub struct Hex<'a>(pub &'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        // A hash in one piece: each receipt shows one.
+        let mut digits = Vec::with_capacity(64);
+        self.0.chunks(32).try_for_each(|bytes| {
+            digits.clear();
+            push_hex(&mut digits, bytes);
+            f.write_str(std::str::from_utf8(&digits).expect("digits are ASCII"))
+        })
     }
 }
 

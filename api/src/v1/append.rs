@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     extract::{Request, State},
-    http::HeaderValue,
-    response::Response,
+    http::{HeaderValue, Method},
+    response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
 use kimberlite_store::{
@@ -154,6 +154,28 @@ async fn proof(app: &App, position: Position) -> Option<String> {
             None
         }
     }
+}
+
+/// Where `append_to_stream` is, with the stream's name between what begins and what ends it.
+pub(crate) const APPEND_ROUTE: &str = "/v1/streams/{stream}/events";
+
+/// The segment with the stream's name, where a request is for `append_to_stream`.
+pub(crate) fn target(request: &Request) -> Option<&str> {
+    let (begin, end) = APPEND_ROUTE.split_once("{stream}")?;
+    let segment = request.uri().path().strip_prefix(begin)?.strip_suffix(end)?;
+    let is_it = request.method() == Method::POST && !segment.is_empty() && !segment.contains('/');
+    is_it.then_some(segment)
+}
+
+/// What the router has `append_to_stream` do, for who has found it by [`target`].
+pub(crate) async fn append_to(app: Arc<App>, request: Request) -> Response {
+    let stream = target(&request).map(StreamPath::decode);
+    let answer = match stream {
+        Some(Ok(stream)) => append_to_stream(State(app), stream, request).await,
+        Some(Err(problem)) => Err(problem),
+        None => Err(Problem::internal("it is for another route")),
+    };
+    answer.into_response()
 }
 
 fn events(body: &Bytes) -> Result<(Vec<NewEvent>, Option<ExpectedBody>), Problem> {
