@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::{
     disk::{Disk, DiskFile},
-    error::ReadError,
+    error::{Damage, ReadError},
     index::View,
     proof::{Node, Place, TILE_HASHES},
     tree::{Tree, node},
@@ -21,6 +21,7 @@ use crate::{
 pub(crate) const FOLDER: &str = "tiles";
 /// A hash and its CRC-32.
 const ENTRY_BYTES: usize = 36;
+const SECTOR: usize = 512;
 const TILE: u64 = TILE_HASHES as u64;
 /// Levels of the tree between two that are kept.
 const STEP: u8 = 8;
@@ -38,6 +39,21 @@ impl Tiles {
     pub(crate) fn open(disk: Arc<dyn Disk>, tenant: [u8; 16]) -> io::Result<Self> {
         disk.make_folder(FOLDER)?;
         Ok(Self { disk, tenant, files: Mutex::default() })
+    }
+
+    /// Those that are there, of which nothing is to be written.
+    pub(crate) fn existing(disk: Arc<dyn Disk>, tenant: [u8; 16]) -> Self {
+        Self { disk, tenant, files: Mutex::default() }
+    }
+
+    /// Levels that have files.
+    pub(crate) fn levels() -> std::ops::RangeInclusive<u8> {
+        1..=(u64::BITS as u8 - 1) / STEP
+    }
+
+    /// The level of tiles that has this subtree's hash, if one has.
+    pub(crate) fn level_of(node: Node) -> Option<u8> {
+        node.level.is_multiple_of(STEP).then_some(node.level / STEP)
     }
 
     fn path(&self, level: u8) -> String {
@@ -60,7 +76,7 @@ impl Tiles {
     pub(crate) fn clear(&self) -> io::Result<()> {
         let mut files = self.files.lock();
         files.clear();
-        for level in 1..=u64::BITS as u8 / STEP {
+        for level in Self::levels() {
             let path = self.path(level);
             if self.disk.exists(&path)? {
                 self.disk.remove(&path)?;
@@ -90,6 +106,64 @@ impl Tiles {
         });
         Ok(hashes.collect())
     }
+}
+
+/// What checking a folder needs to know of the files, none of which it makes.
+impl Tiles {
+    /// The hash that is stored.
+    pub(crate) fn stored(&self, level: u8, index: u64) -> io::Result<StoredHash> {
+        let at = index * ENTRY_BYTES as u64;
+        let mut entry = [0; ENTRY_BYTES];
+        let read =
+            if self.is_there(level)? { self.file(level)?.read_at(&mut entry, at)? } else { 0 };
+        // A file is not synced: of an entry on two sectors a crash can leave either.
+        let (one, other) = entry.split_at(ENTRY_BYTES.min(SECTOR - at as usize % SECTOR));
+        let is_zero = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| *byte == 0);
+        if read < ENTRY_BYTES || is_zero(one) || is_zero(other) {
+            return Ok(StoredHash::Missing);
+        }
+        let (hash, sum) = entry.split_first_chunk::<32>().expect("it is longer");
+        let holds = sum == check(level, index, hash).to_le_bytes();
+        Ok(if holds { StoredHash::Whole(Hash(*hash)) } else { StoredHash::Damaged })
+    }
+
+    /// The first entry from this one on that is not missing.
+    pub(crate) fn holds_from(&self, level: u8, first: u64) -> io::Result<Option<u64>> {
+        if !self.is_there(level)? {
+            return Ok(None);
+        }
+        for index in first..self.file(level)?.length()? / ENTRY_BYTES as u64 {
+            if self.stored(level, index)? != StoredHash::Missing {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether there is a file of the tenant.
+    pub(crate) fn is_any(&self) -> io::Result<bool> {
+        self.is_there(1)
+    }
+
+    fn is_there(&self, level: u8) -> io::Result<bool> {
+        Ok(self.files.lock().contains_key(&level) || self.disk.exists(&self.path(level))?)
+    }
+
+    /// Damage of one entry.
+    pub(crate) fn damage(&self, level: u8, index: u64, what: &'static str) -> Damage {
+        Damage { file: self.path(level), offset: index * ENTRY_BYTES as u64, what }
+    }
+}
+
+/// A hash as it lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoredHash {
+    /// As it was written.
+    Whole(Hash),
+    /// It is made when it is needed.
+    Missing,
+    /// It is not what was written.
+    Damaged,
 }
 
 fn check(level: u8, index: u64, hash: &[u8; 32]) -> u32 {
@@ -179,8 +253,8 @@ impl Filled {
     /// Adds a leaf to the tree and keeps what it fills.
     pub(crate) fn push(&mut self, tree: &mut Tree, leaf: Hash, tiles: &Tiles) -> io::Result<()> {
         tree.grow(leaf, |at, hash| {
-            if at.level.is_multiple_of(STEP) {
-                let of_level = self.levels.entry(at.level / STEP);
+            if let Some(level) = Tiles::level_of(at) {
+                let of_level = self.levels.entry(level);
                 let (_, hashes) = of_level.or_insert_with(|| (at.index, Vec::new()));
                 hashes.push(hash);
                 self.held += 1;

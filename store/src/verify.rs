@@ -7,6 +7,7 @@
 mod ahead;
 mod comparing;
 mod derived;
+mod tiles;
 mod walk;
 
 use std::{
@@ -32,6 +33,7 @@ use crate::{
     record::Leaf,
     words::{Hash, Timestamp},
 };
+use tiles::TileCheck;
 use walk::Walk;
 
 pub use crate::signing::last_signed;
@@ -63,7 +65,8 @@ pub struct Finding {
 impl Finding {
     /// Whether the file can be deleted: the next start makes it anew from the log.
     pub fn is_derived(&self) -> bool {
-        self.file.starts_with(crate::index::derived::FOLDER)
+        let folder = self.file.split('/').next();
+        [crate::index::derived::FOLDER, crate::tiles::FOLDER].map(Some).contains(&folder)
     }
 }
 
@@ -207,6 +210,7 @@ pub fn verify_extent(
     walk.begin(superblock);
     if extent == Extent::All {
         derived::open(&disk, superblock.cluster, &mut walk)?;
+        walk.tiles = Some(TileCheck::new(Arc::clone(&disk)));
     }
     check_heads(&*disk, superblock, &files, &mut walk)?;
     read_log(&*disk, superblock, &files, &mut walk)?;

@@ -42,7 +42,7 @@ pub(super) struct VerifyArgs {
     #[arg(value_name = "FOLDER|URL")]
     what: Option<String>,
     /// A public key of the log, from somebody you trust: what a server shows, or what a folder holds, must be what this key signed.
-    /// More than one where the log changed its key. Tiles in a folder are not compared: they are derived.
+    /// More than one where the log changed its key.
     #[arg(long = "vkey", value_name = "VKEY", value_parser = log_key)]
     vkeys: Vec<VerifierKey>,
     /// A checkpoint that the server showed before, in a file: its log must begin with that. A folder is held against what its keys signed last
@@ -60,7 +60,7 @@ pub(super) struct VerifyArgs {
     /// first record is taken as it is.
     #[arg(long, value_name = "HEX", value_parser = log_id)]
     log_id: Option<[u8; 16]>,
-    /// Of a data folder, check the log alone, not the index, which the next start makes from it where it is deleted.
+    /// Of a data folder, check the log alone, not index and tiles, which the next start makes from it where they are deleted.
     #[arg(long)]
     log_only: bool,
     #[command(subcommand)]
@@ -343,7 +343,7 @@ fn print(report: &Report, output: Output) -> io::Result<()> {
             }
             write!(out, "; {damage} damaged, {notes} notes, {seconds:.2} s")?;
             if report.findings.iter().any(|f| f.derived && f.kind == "damage") {
-                let says = "the index can be deleted: the next start makes it from the log";
+                let says = "index and tiles can be deleted: the next start makes them from the log";
                 write!(out, "\n{says}")?;
             }
         }

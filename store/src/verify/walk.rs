@@ -12,6 +12,7 @@ use super::{
     ahead::{Found, Held, ReadOp, ReadSection},
     comparing::{Compared, Comparing, Pair},
     derived::DerivedCheck,
+    tiles::TileCheck,
 };
 use crate::{
     error::{Damage, ReadError},
@@ -50,6 +51,7 @@ pub(super) struct Walk<'a> {
     pub(super) progress: Progress,
     pub(super) tenants: HashMap<[u8; 16], Tenant>,
     pub(super) derived: Option<DerivedCheck>,
+    pub(super) tiles: Option<TileCheck>,
     extent: Extent,
     comparing: Comparing,
     /// Of a part that was compared.
@@ -144,6 +146,7 @@ impl<'a> Walk<'a> {
             progress: Progress::default(),
             tenants: HashMap::new(),
             derived: None,
+            tiles: None,
             floor: (Op(0), Identity([0; 32])),
             ends: HashMap::new(),
             damaged_files: HashSet::new(),
@@ -161,6 +164,7 @@ impl<'a> Walk<'a> {
     pub(super) fn end(mut self) -> Summary {
         self.settle();
         self.end_derived();
+        self.end_tiles();
         self.summary.tenants = self.tenants.len() as u64;
         self.progress.bytes = self.progress.bytes_total;
         self.watcher.progress(&self.progress);
@@ -233,7 +237,8 @@ impl<'a> Walk<'a> {
             tenant.lose();
             self.note(&here("records of the tenant before this one are lost"), names.clone());
         }
-        let tenant = self.tenants.entry(section.tenant).or_insert_with(Tenant::unknown);
+        let reference = section.tenant;
+        let tenant = self.tenants.entry(reference).or_insert_with(Tenant::unknown);
         let previous = tenant.chain.filter(|_| tenant.count == section.first_position);
         let (runs, held) = read;
         let held = held.filter(|held| Some(held.previous) == previous).map(|held| held.hashes);
@@ -250,6 +255,9 @@ impl<'a> Walk<'a> {
                 if let Some(hashes) = &hashes {
                     let (tenant, first) = (&names[0][..], section.first_position);
                     self.watcher.records(&CheckedRecords { tenant, first, hashes });
+                    if let Some(tiles) = &mut self.tiles {
+                        tiles.records(reference, first, hashes);
+                    }
                 }
                 for body in &created {
                     self.create(body, &here("a tenant's record cannot be read"));

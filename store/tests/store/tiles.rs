@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use kimberlite_store::{Store, Tenant, proof::leaf_hash, words::Hash};
 use sha2::{Digest, Sha256};
 
-use crate::signing::{Place, covered, fill, proofs};
+use crate::{
+    signing::{Place, covered, fill, proofs},
+    verify::{Told, changed, check, files},
+};
 
 /// What level 2 begins with, and then some: the widths are those of the standard's own example.
 const RECORDS: u64 = 70_000;
@@ -63,14 +66,19 @@ async fn expected(store: &Store, tenant: &Tenant) -> BTreeMap<String, Vec<u8>> {
     tiles
 }
 
-#[tokio::test]
-async fn a_log_with_three_levels_of_tiles_shows_each_and_makes_them_anew() {
+async fn three_levels() -> (Place, Store, Tenant) {
     let place = Place::new();
     let (store, tenant) = place.open().await;
     for n in 0..RECORDS / 1000 {
         fill(&store, &tenant, n * 1000..n * 1000 + 1000).await;
     }
     assert_eq!(covered(&store, &tenant).await.checkpoint.size, RECORDS);
+    (place, store, tenant)
+}
+
+#[tokio::test]
+async fn a_log_with_three_levels_of_tiles_shows_each_and_makes_them_anew() {
+    let (place, store, tenant) = three_levels().await;
     let tiles = expected(&store, &tenant).await;
     for path in
         ["tile/0/272", "tile/0/273.p/112", "tile/1/000", "tile/1/001.p/17", "tile/2/000.p/1"]
@@ -107,4 +115,68 @@ async fn a_log_with_three_levels_of_tiles_shows_each_and_makes_them_anew() {
     std::fs::remove_dir_all(&folder).unwrap();
     let (store, tenant) = place.open().await;
     check(&store, &tenant, "made from nothing").await;
+}
+
+/// One finding, at this entry of a file.
+fn one(told: &Told, file: &str, entry: usize, what: &str) {
+    let damage = told.damage();
+    let [found] = &damage[..] else { panic!("{file} {entry}: {damage:?}") };
+    let at = (found.file.as_str(), found.offset, found.what, found.is_derived());
+    assert_eq!(at, (file, entry as u64 * 36, what, true));
+}
+
+/// Makes an entry's checksum fit.
+fn sum(file: &mut [u8], level: u8, index: usize) {
+    let entry = &mut file[index * 36..index * 36 + 36];
+    let mut summed = crc32fast::Hasher::new();
+    summed.update(&[&[level][..], &(index as u64).to_le_bytes(), &entry[..32]].concat());
+    entry[32..].copy_from_slice(&summed.finalize().to_le_bytes());
+}
+
+/// Of every kept level; what is missing is made again, so it is no damage.
+#[tokio::test]
+async fn tiles_that_are_not_the_logs_are_found_where_they_are() {
+    let (place, store, tenant) = three_levels().await;
+    store.close().await;
+    drop((store, tenant));
+    let (_, told) = check(&place.data());
+    assert!(told.damage().is_empty(), "{:?}", told.damage());
+    let name = |level: u8| {
+        let files = files(&place.data());
+        let name = files.into_keys().find(|name| name.ends_with(&format!(".{level}")));
+        name.filter(|name| name.starts_with("tiles/")).expect("a file of the level")
+    };
+    let (first, second) = (name(1), name(2));
+    for (level, file, entry, bytes) in [
+        (1, &first, 0, &[0, 31, 32, 35][..]),
+        (1, &first, 14, &[7, 8]),
+        (1, &first, 272, &[1]),
+        (2, &second, 0, &[31, 33]),
+    ] {
+        for byte in bytes {
+            let at = entry * 36 + *byte;
+            let (_, told) = changed(&place.data(), file, |bytes| bytes[at] ^= 0x10);
+            one(&told, file, entry, "a hash that does not hold its checksum");
+            if *byte < 32 {
+                let (_, told) = changed(&place.data(), file, |bytes| {
+                    bytes[at] ^= 0x10;
+                    sum(bytes, level, entry);
+                });
+                one(&told, file, entry, "a hash that is not the log's");
+            }
+        }
+    }
+    let (_, told) = changed(&place.data(), &second, |bytes| {
+        bytes.extend([7; 36]);
+        sum(bytes, 2, 1);
+    });
+    one(&told, &second, 1, "a hash of records that the log does not have");
+    // What a crash can leave of a file that was not synced.
+    let (_, told) = changed(&place.data(), &first, |bytes| bytes.truncate(5000));
+    assert!(told.damage().is_empty(), "{:?}", told.damage());
+    let (_, told) = changed(&place.data(), &first, |bytes| bytes[512..1024].fill(0));
+    assert!(told.damage().is_empty(), "{:?}", told.damage());
+    std::fs::remove_dir_all(place.data().join("tiles")).unwrap();
+    let (_, told) = check(&place.data());
+    assert!(told.damage().is_empty(), "{:?}", told.damage());
 }

@@ -42,7 +42,7 @@ pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
 pub(crate) fn files(folder: &Path) -> Files {
     let mut files = Files::new();
-    for (under, prefix) in [("", ""), ("log", "log/"), ("index", "index/")] {
+    for (under, prefix) in [("", ""), ("log", "log/"), ("index", "index/"), ("tiles", "tiles/")] {
         for entry in std::fs::read_dir(folder.join(under)).into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.is_file() {
@@ -55,7 +55,7 @@ pub(crate) fn files(folder: &Path) -> Files {
 }
 
 /// Verifies, and demands that nothing changed meanwhile.
-fn check(folder: &Path) -> (Summary, Told) {
+pub(crate) fn check(folder: &Path) -> (Summary, Told) {
     check_extent(folder, Extent::All)
 }
 
