@@ -103,7 +103,8 @@ pub struct Replica {
     let_in: bool,
     /// The first committed op here behind which they do.
     known_from: Option<Op>,
-    fetched: Option<(Op, Timer)>,
+    /// Up to where ops were asked for, when that is asked again, and who was asked.
+    fetched: Option<(Op, Timer, ReplicaId)>,
     /// Who answered last.
     supplier: Option<ReplicaId>,
     /// Came in before the ops that they follow, with whether they are committed.

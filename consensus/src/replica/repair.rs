@@ -22,14 +22,15 @@ impl Replica {
         if self.has(crate::sim::Mutant::NoRepair) {
             return;
         }
-        if let Some((asked, again)) = &self.fetched
+        if let Some((asked, again, _)) = &self.fetched
             && first <= *asked
             && !again.is_due(now)
         {
             return;
         }
-        let late = self.fetched.as_ref().is_some_and(|(asked, _)| first <= *asked);
-        let to = self.source(late);
+        let late = self.fetched.as_ref().filter(|(asked, ..)| first <= *asked);
+        let silent = late.map(|(.., who)| *who);
+        let to = self.source(silent);
         let room = self.commit().0 + SUFFIX_MAX;
         let until = last.0.min(first.0 + FETCH_OPS_MAX - 1).min(room);
         if until < first.0 {
@@ -39,25 +40,28 @@ impl Replica {
             let identity = headers.iter().find(|h| h.op == op).map(Header::identity);
             out.push(Output::Send { to, message: Message::Fetch { op, identity } });
         }
-        self.fetched = Some((Op(until), Timer::after(now, RESEND_MS)));
+        self.fetched = Some((Op(until), Timer::after(now, RESEND_MS), to));
     }
 
-    /// Whom to ask: the primary first, then one after the other.
-    fn source(&mut self, late: bool) -> ReplicaId {
-        if late {
+    /// Whom to ask: who answers; else the primary, and every other time another one. Most of those may be down, or
+    /// be behind themselves, and each costs the time that it takes to see that it does not answer.
+    fn source(&mut self, silent: Option<ReplicaId>) -> ReplicaId {
+        if silent.is_some() {
             self.supplier = None;
         }
         if let Some(supplier) = self.supplier {
             return supplier;
         }
-        if !late && self.primary() != self.me {
-            return self.primary();
+        let primary = self.primary();
+        if primary != self.me && silent != Some(primary) {
+            return primary;
         }
-        self.fetch_round = (self.fetch_round + 1) % self.slots;
-        if self.fetch_round == self.me.0 {
-            self.fetch_round = (self.fetch_round + 1) % self.slots;
-        }
-        ReplicaId(self.fetch_round)
+        let round = (1..=self.slots).map(|n| ReplicaId((self.fetch_round + n) % self.slots));
+        let other = |r: &ReplicaId| *r != self.me && *r != primary;
+        // In a cluster of two there is nobody else.
+        let next = round.into_iter().find(other).unwrap_or(primary);
+        self.fetch_round = next.0;
+        next
     }
 
     /// Asks for committed ops behind the last one known to be committed here.

@@ -1,5 +1,7 @@
 //! The scenes. Numbers are those of the list of traps that the project keeps.
 
+use std::{cell::RefCell, collections::BTreeSet};
+
 use bytes::Bytes;
 use kimberlite_consensus::{
     Entry, Envelope, Header, Identity, Input, Message, Notice, Op, ReplicaId, Status, Tail, View,
@@ -474,4 +476,28 @@ fn who_is_behind_catches_up_under_load() {
     }
     let lag = scene.actors[leader].committed.0 - scene.actors[behind].committed.0;
     assert!(lag <= 1, "still {lag} ops behind");
+}
+
+/// Trap 27: those who are silent are asked in turn, but not all of them before the primary is asked again.
+#[test]
+fn who_is_not_answered_asks_the_primary_every_other_time() {
+    let (mut scene, leader) = Scene::started(5);
+    let behind = (leader + 1) % 5;
+    for _ in 0..40 {
+        scene.request(leader);
+        scene.pass_with(30, |e| usize::from(e.to.0) != behind);
+    }
+    // What it asks for is lost; that it lacks something it hears.
+    let asked = RefCell::new(Vec::new());
+    scene.pass_with(1000, |e| {
+        let fetch = matches!(e.message, Message::Fetch { .. });
+        if fetch && asked.borrow().last() != Some(&e.to) {
+            asked.borrow_mut().push(e.to);
+        }
+        !fetch
+    });
+    let (asked, leader) = (asked.into_inner(), ReplicaId(leader as u8));
+    assert!(asked.chunks_exact(2).all(|two| two.contains(&leader)), "{asked:?}");
+    let others = asked.iter().filter(|r| **r != leader).collect::<BTreeSet<_>>();
+    assert_eq!(others.len(), 3, "{asked:?}");
 }
