@@ -10,6 +10,10 @@ pub const PIPELINE_MAX: u64 = 8;
 pub const FETCH_OPS_MAX: u64 = 16;
 /// Ops behind the last committed one that a replica takes into its log.
 pub const SUFFIX_MAX: u64 = PIPELINE_MAX + FETCH_OPS_MAX;
+/// Ops of its primary that a replica keeps which came in before those that they follow.
+pub const HELD_OPS_MAX: usize = 2 * PIPELINE_MAX as usize;
+/// Ops that it asked for and keeps in the same way.
+pub const SUPPLIED_OPS_MAX: usize = 2 * FETCH_OPS_MAX as usize;
 /// Bytes of the body of an op in a message at most.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
 /// Milliseconds between two heartbeats of a primary.

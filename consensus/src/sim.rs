@@ -18,7 +18,7 @@ mod schedule;
 mod world;
 
 pub use checker::{VIOLATIONS, Violation};
-pub use host::{Failure, Harm, Harmed, Host, Reply, Stopped, Work, Workload};
+pub use host::{Failure, Harm, Harmed, Host, Reply, Stopped, Told, Work, Workload};
 pub use liar::Lie;
 pub use mutant::Mutant;
 pub use schedule::{Config, Fault, Planned};

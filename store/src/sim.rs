@@ -5,6 +5,7 @@
 
 pub mod command;
 mod damage;
+mod follow;
 mod load;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use kimberlite_consensus::{
     Change, ChangeRefused, Envelope, Header, Identity, Input, Notice, Op, Recovered, Replica,
     Superblock,
     prng::Prng,
-    sim::{Failure, Harm, Harmed, Host, Mutant, Reply, Stopped, Work},
+    sim::{Failure, Harm, Harmed, Host, Mutant, Reply, Stopped, Told, Work},
 };
 use sha2::{Digest, Sha256};
 
@@ -40,9 +41,12 @@ use crate::{
         machine::{Answer, Machine},
         mend::{Mended, Mending},
     },
-    opening, resolve,
+    opening,
+    read::Cursor,
+    resolve,
     tenant::TenantShared,
 };
+use follow::{Asks, Followings};
 use load::{Command, Load};
 
 const CLUSTER: [u8; 16] = [5; 16];
@@ -50,6 +54,8 @@ const TENANT: [u8; 16] = [9; 16];
 const LOG_ID: [u8; 16] = [7; 16];
 const SEGMENT_BYTES: u64 = 64 << 10;
 /// Checkpoints come often enough to matter.
+/// Windows are small enough to forget.
+const WINDOW_RECORDS: u64 = 256;
 const DUE: Due = Due { records: 700, bytes: 1 << 30 };
 
 /// What survives a crash.
@@ -79,6 +85,7 @@ enum State {
 struct Runs {
     engine: Engine<u64>,
     tenant: Arc<TenantShared>,
+    followings: Followings,
 }
 
 fn stopped(error: &dyn std::error::Error) -> Stopped {
@@ -88,6 +95,7 @@ fn stopped(error: &dyn std::error::Error) -> Stopped {
 impl Host for SimHost {
     type Disk = SimDisk;
     type Load = Load;
+    type Cursor = Cursor;
 
     fn format(replica: u8, incarnation: u64, mutant: Option<Mutant>) -> SimDisk {
         let disk = SimulatedDisk::new();
@@ -139,6 +147,14 @@ impl Host for SimHost {
 
     fn harm(disk: &SimDisk, how: Harm, back: u64, at: u64) -> Option<Harmed> {
         damage::harm(&disk.0, how, back, at)
+    }
+
+    fn hit(disk: &SimDisk, back: u64, at: u64) -> Option<Op> {
+        damage::hit(&disk.0, back, at)
+    }
+
+    fn misreads(disk: &SimDisk) -> [u64; 2] {
+        disk.0.misreads()
     }
 
     fn damage(disk: &SimDisk, back: u64, bit: u64) -> Option<Op> {
@@ -255,6 +271,26 @@ impl Host for SimHost {
     fn committed(&mut self) -> Vec<Header> {
         let State::Runs(runs) = &mut self.state else { return Vec::new() };
         std::mem::take(&mut runs.engine.committed)
+    }
+
+    fn follow(
+        &mut self,
+        follower: u8,
+        behind: Option<&Cursor>,
+        anew: bool,
+        events: usize,
+    ) -> Result<Told<Cursor>, Stopped> {
+        let State::Runs(runs) = &mut self.state else { return Ok(Told::Behind) };
+        let late = self.mutant == Some(Mutant::ResumesLate);
+        let asks = Asks { follower, behind, anew, events, late };
+        let told = runs.followings.follow(&runs.tenant, &asks);
+        told.map_err(|e| runs.read_fails(&e))
+    }
+
+    fn held(&self, look: &mut dyn FnMut(&'static str, u64, u64)) {
+        if let Some(runs) = self.runs() {
+            runs.engine.held(WINDOW_RECORDS, look);
+        }
     }
 
     fn state(&self) -> [u8; 32] {
@@ -391,7 +427,9 @@ impl Runs {
             opened.suffix,
         );
         engine.mutant = mutant;
-        Ok(Self { engine, tenant })
+        let never = mutant == Some(Mutant::NeverForgets);
+        engine.machine.window_records = if never { u64::MAX } else { WINDOW_RECORDS };
+        Ok(Self { engine, tenant, followings: Followings::default() })
     }
 
     fn submit(&mut self, now_us: i64, id: u64, command: &Command) -> Result<bool, Stopped> {

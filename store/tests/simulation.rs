@@ -157,6 +157,13 @@ fn rare_seeds_of_disks_that_misread_hold() {
     }
 }
 
+/// A write that went elsewhere took the beginning of its op into the op before, whose place was then taken for too short (50).
+#[test]
+fn rare_seeds_of_misdirected_writes_hold() {
+    let config = Config::draw(50);
+    assert_eq!(simulate(config, &config.schedule(), None).violation, None);
+}
+
 /// What only one in some thousand seeds has met since cores are quorums amid damage: an op that is committed by the word of who had
 /// it when it said so, and whose log's end was damaged since (22292); and a primary that a pause which ended put beside the
 /// healed core (22729).

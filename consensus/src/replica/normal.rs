@@ -8,8 +8,8 @@ use crate::sim::Mutant;
 use crate::{
     header::{Header, Identity, Op, View},
     limits::{
-        ABDICATE_MS, ELECTION_MS, ELECTION_STEP_MS, HEARTBEAT_MS, PIPELINE_MAX, RESEND_MS,
-        SUFFIX_MAX, VIEW_CHANGE_MS,
+        ABDICATE_MS, ELECTION_MS, ELECTION_STEP_MS, HEARTBEAT_MS, HELD_OPS_MAX, PIPELINE_MAX,
+        RESEND_MS, SUFFIX_MAX, VIEW_CHANGE_MS,
     },
     members::Members,
     message::{Entry, Message, ReplicaId},
@@ -161,10 +161,19 @@ impl Replica {
             } else if op.0 <= self.commit().0 + SUFFIX_MAX {
                 out.push(Output::Notice(Notice::NoSuccessor));
             }
-        } else if op.0 <= self.op().0 + 2 * PIPELINE_MAX {
+        } else if self.may_hold(op) {
             self.held.insert(op, entry);
         }
         self.fill_gap(now, out);
+    }
+
+    /// Whether another op that came in too early is kept.
+    fn may_hold(&self, op: Op) -> bool {
+        #[cfg(feature = "sim")]
+        if self.has(Mutant::HoldsAll) {
+            return true;
+        }
+        op.0 <= self.op().0 + HELD_OPS_MAX as u64 && self.held.len() < HELD_OPS_MAX
     }
 
     /// What came in too early and follows now.

@@ -1,9 +1,18 @@
 //! Bugs that are planted when a replica is made; others stand where they bite.
 
 use super::{Replica, Status};
-use crate::sim::Mutant;
+use crate::{
+    limits::{HELD_OPS_MAX, SUPPLIED_OPS_MAX},
+    sim::Mutant,
+};
 
 impl Replica {
+    /// What it keeps that has a limit: its name, how much of it there is, and the limit.
+    pub fn held(&self, look: &mut dyn FnMut(&'static str, u64, u64)) {
+        look("ops that came too early", self.held.len() as u64, HELD_OPS_MAX as u64);
+        look("ops that were asked for", self.supplied.len() as u64, SUPPLIED_OPS_MAX as u64);
+    }
+
     /// Plants a bug.
     pub fn plant(&mut self, mutant: Mutant) {
         self.mutant = Some(mutant);
@@ -52,6 +61,9 @@ impl Replica {
             | Mutant::LogViewAhead
             | Mutant::CommitAhead
             | Mutant::NoBound
+            | Mutant::ResumesLate
+            | Mutant::HoldsAll
+            | Mutant::NeverForgets
             | Mutant::AnyTime
             | Mutant::RawPromise
             | Mutant::ForgetsPromise

@@ -3,7 +3,7 @@
 use super::{Form, Outbox, Output, Replica, Status};
 use crate::{
     header::{Header, Identity, Op},
-    limits::{FETCH_OPS_MAX, RESEND_MS, SUFFIX_MAX},
+    limits::{FETCH_OPS_MAX, RESEND_MS, SUFFIX_MAX, SUPPLIED_OPS_MAX},
     message::{Entry, Message, ReplicaId},
     timer::Timer,
 };
@@ -100,7 +100,8 @@ impl Replica {
         out: &mut Outbox,
     ) {
         let op = entry.header.op;
-        if op <= self.commit() || op.0 > self.op().0 + 2 * FETCH_OPS_MAX {
+        let room = self.supplied.len() < SUPPLIED_OPS_MAX || self.supplied.contains_key(&op);
+        if op <= self.commit() || op.0 > self.op().0 + SUPPLIED_OPS_MAX as u64 || !room {
             return;
         }
         self.supplier = Some(from);

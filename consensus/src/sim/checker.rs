@@ -26,7 +26,10 @@ pub const VIOLATIONS: &[(&str, &str)] = &[
     ("S10", "an op was cut that may be committed"),
     ("S11", "states differ behind the same op"),
     ("S12", "a command was carried out twice"),
-    ("S13", "an answer contradicts the log, or the order of answers does"),
+    (
+        "S13",
+        "an answer, or what followers are told, contradicts the log, or the order of answers does",
+    ),
     ("S14", "times of ops do not rise"),
     ("CLOSED", "an op has a time for which it was promised that none will"),
     ("S16", "an op is not what its header says"),

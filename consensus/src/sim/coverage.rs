@@ -1,5 +1,6 @@
 //! Names for what was seen.
 
+use super::Harm;
 use crate::{Message, Notice, Replica, Status};
 
 /// Status and role of a replica.
@@ -59,5 +60,18 @@ pub(super) fn notice(notice: Notice) -> &'static str {
         Notice::NeverSaid => "notices: never said",
         Notice::NoVote => "notices: no vote",
         Notice::NotInFlight => "notices: not in flight",
+    }
+}
+
+pub(super) fn harm(harm: Harm) -> &'static str {
+    match harm {
+        Harm::Superblock => "harm: a copy of the superblock",
+        Harm::Derived => "harm: what is derived",
+        Harm::Unwritten => "harm: a sector never written",
+        Harm::Astray => "harm: a sector of another place",
+        Harm::Short => "harm: a short file",
+        Harm::Missing => "harm: a missing file",
+        Harm::Gone => "harm: a missing file that is derived",
+        Harm::Misdirected => "harm: a misdirected write",
     }
 }

@@ -51,18 +51,29 @@ pub enum Harm {
     Short,
     /// A file of the log is not there.
     Missing,
+    /// A file that is derived from the log is not there.
+    Gone,
+    /// A sector of an op: it lies in the place of a sector of another one, and where it should be nothing was written.
+    Misdirected,
 }
 
 impl Harm {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Superblock,
         Self::Derived,
         Self::Unwritten,
         Self::Astray,
         Self::Short,
         Self::Missing,
+        Self::Gone,
+        Self::Misdirected,
     ];
+
+    /// Whether it touches only what is kept elsewhere on the same disk, or follows from what is.
+    pub const fn is_spared(self) -> bool {
+        matches!(self, Self::Superblock | Self::Derived | Self::Gone)
+    }
 }
 
 /// What was harmed.
@@ -72,6 +83,8 @@ pub enum Harmed {
     Spare,
     /// An op.
     Op(Op),
+    /// Two ops.
+    Ops(Op, Op),
     /// All the ops of a file, from this one on.
     File(Op),
 }
@@ -85,6 +98,17 @@ pub enum Reply<A> {
     Again,
     /// Nobody knows whether it will be carried out.
     Lost,
+}
+
+/// What a follower is told.
+#[derive(Clone, Debug)]
+pub enum Told<C> {
+    /// The events behind its place, and its place behind them where that is another one.
+    Events(Vec<String>, Option<C>),
+    /// Its place lies behind what is committed here, or nothing is told here now.
+    Behind,
+    /// The log here has another record in its place.
+    Foreign,
 }
 
 /// What a disk did.
@@ -108,6 +132,8 @@ pub trait Host: Sized {
     type Disk;
     /// What clients ask and are answered.
     type Load: Workload;
+    /// A follower's place in the log.
+    type Cursor: Clone;
 
     /// An empty disk for a replica; its first one has incarnation 1.
     fn format(replica: u8, incarnation: u64, mutant: Option<Mutant>) -> Self::Disk;
@@ -130,6 +156,10 @@ pub trait Host: Sized {
     fn damage(disk: &Self::Disk, back: u64, bit: u64) -> Option<Op>;
     /// Something on a disk that is not in use is not what was written there; says what, if there was any.
     fn harm(disk: &Self::Disk, how: Harm, back: u64, at: u64) -> Option<Harmed>;
+    /// The op that another sector than its own would hit, where `back` and `at` say which.
+    fn hit(disk: &Self::Disk, back: u64, at: u64) -> Option<Op>;
+    /// How many reads got a bit that had turned, and how many what lies elsewhere, since the power came.
+    fn misreads(disk: &Self::Disk) -> [u64; 2];
     /// The disk fails at the n-th change from now on, or the n-th read.
     fn fail(disk: &Self::Disk, n: u64, how: Failure);
 
@@ -187,6 +217,19 @@ pub trait Host: Sized {
     fn notices(&mut self) -> Vec<Notice>;
     /// Headers of the ops that were committed since this was asked last.
     fn committed(&mut self) -> Vec<Header>;
+    /// A follower reads on behind its place, so many events at most. `anew`: it comes from elsewhere.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn follow(
+        &mut self,
+        follower: u8,
+        behind: Option<&Self::Cursor>,
+        anew: bool,
+        events: usize,
+    ) -> Result<Told<Self::Cursor>, Stopped>;
+    /// What is kept that has a limit: its name, how much of it there is, and the limit.
+    fn held(&self, look: &mut dyn FnMut(&'static str, u64, u64));
     /// A hash of the state that all committed ops led to.
     fn state(&self) -> [u8; 32];
     /// Everything that readers are told, in order: one entry each.
@@ -215,9 +258,14 @@ pub trait Workload: Sized {
         now_us: u64,
         answer: Self::Answer,
     );
-    /// Whether all answers fit what readers are told in the end.
+    /// Whether all answers fit what readers are told in the end, and so does what followers were told: by what they follow,
+    /// everything or a part of it.
     ///
     /// # Errors
     /// The invariant that does not hold, and how.
-    fn check(&self, content: &[String]) -> Result<(), (&'static str, String)>;
+    fn check(
+        &self,
+        content: &[String],
+        followed: &[Vec<String>],
+    ) -> Result<(), (&'static str, String)>;
 }

@@ -81,6 +81,12 @@ mutants! {
     LogViewAhead, "log-view-ahead", ["S6"];
     /// A backup calls an op committed that it has not written.
     CommitAhead, "commit-ahead", ["S7"];
+    /// A follower that comes from elsewhere goes on one record behind its place.
+    ResumesLate, "resumes-late", ["S13"];
+    /// Whatever comes too early is kept.
+    HoldsAll, "holds-all", ["S19"];
+    /// What was written lately is never forgotten.
+    NeverForgets, "never-forgets", ["S19"];
     /// Ops are prepared without bound.
     NoBound, "no-bound", ["S19"];
     /// The time of an op is whatever the clock says.

@@ -1,8 +1,10 @@
 //! What goes wrong and when, drawn from the seed: each seed has some kinds of faults and not others.
 
+mod disks;
+
 use std::fmt;
 
-use super::{Failure, Harm, Lie};
+use super::Lie;
 use crate::prng::Prng;
 
 /// Something that goes wrong.
@@ -492,6 +494,7 @@ impl Config {
         }
         self.change_members(&mut planned);
         self.hurt_disks(&mut planned);
+        self.hurt_more(&mut planned);
         planned.sort_by_key(|p| p.at_us);
         planned
     }
@@ -515,33 +518,6 @@ impl Config {
             at_us += random.between(50_000, self.safety_us / 6);
         }
         planned.retain(|p| p.at_us < self.safety_us);
-    }
-
-    /// In every other run disks do what is rarer than that they stop.
-    fn hurt_disks(&self, planned: &mut Vec<Planned>) {
-        let mut random = Prng::new(self.seed ^ 0xd15c);
-        for _ in 0..if random.per_mille(500) { 0 } else { random.between(1, 8) } {
-            let at_us = random.between(200_000, self.safety_us);
-            let replica = random.below(u64::from(self.replicas)) as u8;
-            let down_ms = random.between(10, 1500);
-            let fault = match random.below(4) {
-                0 => {
-                    let (after, how) = (random.between(1, 400), 4 + random.below(2) as u8);
-                    Fault::DiskFails { replica, after, how, down_ms }
-                }
-                1 => {
-                    let how = random.below(1 + Failure::OTHERS.len() as u64) as u8;
-                    let most = [8, 200][random.below(2) as usize];
-                    Fault::BadStart { replica, after: random.between(1, most), how, down_ms }
-                }
-                _ => {
-                    let what = random.below(Harm::ALL.len() as u64) as u8;
-                    let back = [1 + random.below(12), random.below(400)][random.below(2) as usize];
-                    Fault::Harm { replica, what, back, at: random.below(1 << 20), down_ms }
-                }
-            };
-            planned.push(Planned { at_us, fault });
-        }
     }
 
     fn fault(&self, kind: u64, random: &mut Prng) -> Fault {

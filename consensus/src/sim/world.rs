@@ -6,6 +6,7 @@ mod core;
 mod damage;
 mod disks;
 mod events;
+mod followers;
 mod liveness;
 mod members;
 mod trace;
@@ -15,6 +16,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use damage::Damage;
 use disks::Wear;
+use followers::Followers;
 
 use super::{
     Config, Failure, Fault, Harm, Harmed, Host, Mutant, Planned, Reply, Stopped, Violation, Work,
@@ -59,6 +61,7 @@ pub struct Outcome {
 enum Event {
     Tick { replica: u8, run: u64 },
     Scrub { replica: u8, run: u64 },
+    Follow { follower: u8 },
     Arrive(Arrival),
     Work { replica: u8, run: u64 },
     Seal { replica: u8, run: u64 },
@@ -136,6 +139,7 @@ pub struct World<H: Host> {
     network: Network,
     liar: Option<Liar>,
     checker: Checker,
+    followers: Followers<H::Cursor>,
     random: Prng,
     answered: u64,
     core: u16,
@@ -178,6 +182,7 @@ impl<H: Host> World<H> {
             network,
             liar: Liar::new(&config, Prng::new(config.seed ^ 0x11a5)),
             checker: Checker::new(config.members, config.replicas, config.may_disagree()),
+            followers: Followers::new(config.seed, config.replicas),
             random,
             answered: 0,
             core: 0,
@@ -241,6 +246,7 @@ impl<H: Host> World<H> {
         for Planned { at_us, fault } in schedule {
             self.at(*at_us, Event::Fault(*fault));
         }
+        self.begin_to_follow();
         self.at(self.config.safety_us, Event::Heal);
         loop {
             let Some(((at, _), event)) = self.queue.pop_first() else {
@@ -254,7 +260,7 @@ impl<H: Host> World<H> {
                 }
                 if self.answered >= self.config.commands && self.stays() {
                     self.made_anew()?;
-                    if self.converged() {
+                    if self.converged() && self.all_followed()? {
                         return self.finish();
                     }
                 }
@@ -399,6 +405,7 @@ impl<H: Host> World<H> {
             return self.stops(replica, &why);
         }
         self.look_for_repair(replica)?;
+        self.look_at_limits(replica)?;
         let Some(host) = &mut self.nodes[r].host else { return Ok(()) };
         let (sent, replies, notices) = (host.sent(), host.replies(), host.notices());
         let committed = host.committed();

@@ -78,6 +78,9 @@ struct State {
     read_bytes: u64,
     fault: Option<(u64, Fault)>,
     read_fault: Option<(u64, ReadFault)>,
+    /// Reads that got a bit that had turned, and what lies elsewhere.
+    #[cfg(feature = "sim")]
+    misreads: [u64; 2],
     off: bool,
     syncs: Syncs,
     /// Whatever is read has to be waited for.
@@ -231,7 +234,9 @@ impl State {
             self.read_fault = Some((self.reads + 1, fault));
         } else if fault == ReadFault::Turned {
             bytes[n / 2] ^= 1;
+            self.misreads[0] += 1;
         } else {
+            self.misreads[1] += 1;
             bytes[..n].copy_from_slice(&elsewhere[..n]);
         }
         n
@@ -273,6 +278,12 @@ impl SimulatedDisk {
         let mut state = self.state.lock();
         state.cold = true;
         state.refused
+    }
+
+    /// Reads that got a bit that had turned, and what lies elsewhere.
+    #[cfg(feature = "sim")]
+    pub(crate) fn misreads(&self) -> [u64; 2] {
+        self.state.lock().misreads
     }
 
     /// A bit of a file turns, for good, and nobody is told.

@@ -55,6 +55,8 @@ impl OpWrites {
 #[derive(Debug)]
 pub(crate) struct TenantWindow {
     base: u64,
+    /// Records that it remembers, but for the last op.
+    most: u64,
     committed: VecDeque<OpWrites>,
     committed_next: u64,
     committed_head: Hash,
@@ -73,6 +75,7 @@ impl TenantWindow {
     pub(crate) fn new(next: u64, chain_head: Hash) -> Self {
         Self {
             base: next,
+            most: WINDOW_RECORDS as u64,
             committed: VecDeque::new(),
             committed_next: next,
             committed_head: chain_head,
@@ -83,6 +86,18 @@ impl TenantWindow {
             ids: HashMap::new(),
             idempotency: HashMap::new(),
         }
+    }
+
+    /// A smaller window.
+    #[cfg(feature = "sim")]
+    pub(crate) fn remember(&mut self, records: u64) {
+        self.most = records;
+    }
+
+    /// Records that it remembers, but for the last op.
+    #[cfg(feature = "sim")]
+    pub(crate) fn surplus(&self) -> u64 {
+        if self.committed.len() > 1 { self.committed_next - self.base } else { 0 }
     }
 
     /// Footprints below this are too old.
@@ -129,7 +144,7 @@ impl TenantWindow {
         self.committed_next = writes.next;
         self.committed_head = writes.chain_head;
         self.committed.push_back(writes);
-        while self.committed_next - self.base > WINDOW_RECORDS as u64 && self.committed.len() > 1 {
+        while self.committed_next - self.base > self.most && self.committed.len() > 1 {
             self.forget();
         }
     }

@@ -149,13 +149,15 @@ fn hole_at(
     };
     let mut behind = resume(disk, known.cluster, &path, at + 1, op.next())?;
     // What was meant for another place may lie in a damaged op: also the beginning of the one behind it. That one lies where
-    // the damaged op says that it ends; where it does not say so, it is the last one that is there.
+    // the damaged op says that it ends, or its own beginning is what is not there; where the damaged op does not say so, it is the
+    // last one that is there.
     while let Some(start) = &behind
         && start.header.op == op
         && end != Some(start.frame.0)
     {
         match resume(disk, known.cluster, &path, start.frame.0 + 1, op.next())? {
             Some(later) if later.header.op == op => behind = Some(later),
+            later if end.is_some() => behind = later,
             _ => break,
         }
     }

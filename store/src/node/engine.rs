@@ -234,6 +234,19 @@ impl<R> Engine<R> {
         Ok(())
     }
 
+    /// What is kept that has a limit: its name, how much of it there is, and the limit.
+    #[cfg(feature = "sim")]
+    pub(crate) fn held(&self, window_records: u64, look: &mut dyn FnMut(&'static str, u64, u64)) {
+        let replica = self.machine.replica();
+        replica.held(look);
+        if !replica.is_alone() {
+            let most = kimberlite_consensus::limits::SUFFIX_MAX;
+            look("ops that are not committed", self.pending.len() as u64, most);
+            look("places of them", self.places.len() as u64, most);
+        }
+        self.machine.held(window_records, look);
+    }
+
     /// Gives answers that rest on committed state alone, once it is known that no other primary had committed more.
     fn release(&mut self) {
         let confirmed = self.machine.replica().confirmed();

@@ -95,6 +95,9 @@ pub(crate) struct Machine<R> {
     /// Answers that wait for the op being built, or for the last one in flight.
     waiting: Vec<(R, Answer)>,
     in_flight: VecDeque<InFlight<R>>,
+    /// What windows made from here on remember.
+    #[cfg(feature = "sim")]
+    pub(crate) window_records: u64,
 }
 
 impl<R> Machine<R> {
@@ -108,12 +111,34 @@ impl<R> Machine<R> {
             building_bytes: 0,
             waiting: Vec::new(),
             in_flight: VecDeque::new(),
+            #[cfg(feature = "sim")]
+            window_records: crate::limits::WINDOW_RECORDS as u64,
         }
     }
 
     /// Tells of a tenant whose log has `next` committed records.
     pub(crate) fn add_tenant(&mut self, tenant: [u8; 16], next: u64, chain_head: Hash) {
-        self.windows.entry(tenant).or_insert_with(|| TenantWindow::new(next, chain_head));
+        let window = || {
+            #[cfg_attr(
+                not(feature = "sim"),
+                expect(unused_mut, reason = "only simulated ones are small")
+            )]
+            let mut window = TenantWindow::new(next, chain_head);
+            #[cfg(feature = "sim")]
+            window.remember(self.window_records);
+            window
+        };
+        self.windows.entry(tenant).or_insert_with(window);
+    }
+
+    /// What is kept that has a limit: its name, how much of it there is, and the limit.
+    #[cfg(feature = "sim")]
+    pub(crate) fn held(&self, records: u64, look: &mut dyn FnMut(&'static str, u64, u64)) {
+        let building = self.building_records.saturating_sub(crate::limits::EVENTS_MAX);
+        look("records in one op", building as u64, OP_RECORDS_MAX as u64);
+        for window in self.windows.values() {
+            look("records in a window", window.surplus(), records);
+        }
     }
 
     /// No further command should join the op being built.

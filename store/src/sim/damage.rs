@@ -17,8 +17,11 @@ use crate::{
     },
 };
 
-/// The whole ops of a log: each with its file, where it lies there, and its bytes.
-pub(super) fn frames(disk: &dyn Disk) -> io::Result<Vec<(String, Op, u64, u64)>> {
+/// A whole op: its file, where it lies there, and its bytes.
+type Framed = (String, Op, u64, u64);
+
+/// The whole ops of a log.
+pub(super) fn frames(disk: &dyn Disk) -> io::Result<Vec<Framed>> {
     let mut found = Vec::new();
     for path in recovery::list_segments(disk).map_err(io::Error::other)? {
         let Some(first_op) = segment_op(&path) else { continue };
@@ -59,6 +62,13 @@ pub(super) fn harm(disk: &SimulatedDisk, how: Harm, back: u64, at: u64) -> Optio
             disk.flip(run, (at % length.max(1)) as usize, (at % 8) as u8);
             Some(Harmed::Spare)
         }
+        Harm::Gone => {
+            let files = disk.list(derived::FOLDER).ok()?;
+            let file = files.get(at as usize % files.len().max(1))?;
+            disk.forget(&format!("{}/{file}", derived::FOLDER));
+            Some(Harmed::Spare)
+        }
+        Harm::Misdirected => misdirect(disk, back, at),
         Harm::Unwritten | Harm::Astray => {
             let frames = frames(disk).ok()?;
             // Behind the last op nothing would say that it was one.
@@ -92,4 +102,34 @@ pub(super) fn harm(disk: &SimulatedDisk, how: Harm, back: u64, at: u64) -> Optio
             segment_op(path).map(|first| Harmed::File(Op(first)))
         }
     }
+}
+
+/// The op that a write to another one hits: in the same file, some before.
+fn other(frames: &[Framed], back: u64, at: u64) -> Option<(&Framed, &Framed)> {
+    let mut before = frames.iter().rev().skip(back.max(1) as usize);
+    let own = before.next()?;
+    before.nth((at % 5) as usize).filter(|hit| hit.0 == own.0).map(|hit| (own, hit))
+}
+
+pub(super) fn hit(disk: &SimulatedDisk, back: u64, at: u64) -> Option<Op> {
+    let frames = frames(disk).ok()?;
+    other(&frames, back, at).map(|(_, hit)| hit.1)
+}
+
+/// A sector of an op lies in another op instead.
+fn misdirect(disk: &SimulatedDisk, back: u64, at: u64) -> Option<Harmed> {
+    let frames = frames(disk).ok()?;
+    let ((path, op, from, length), (_, hit, to, room)) = other(&frames, back, at)?;
+    let bytes = SECTOR.min(*length).min(*room);
+    let (from, to) = (from + at % (length - bytes + 1), to + at % (room - bytes + 1));
+    let mut sector = vec![0; bytes as usize];
+    let mut there = sector.clone();
+    let file = disk.open(path).ok()?;
+    file.read_exact_at(&mut sector, from).ok()?;
+    file.read_exact_at(&mut there, to).ok()?;
+    (there != sector && sector.iter().any(|byte| *byte != 0)).then(|| {
+        disk.lay(path, to as usize, &sector);
+        disk.lay(path, from as usize, &vec![0; bytes as usize]);
+        Harmed::Ops(*op, *hit)
+    })
 }

@@ -151,7 +151,14 @@ impl Workload for Load {
         self.answers.push(Answered { from_us: asked_us, to_us: now_us, told });
     }
 
-    fn check(&self, content: &[String]) -> Result<(), (&'static str, String)> {
+    fn check(
+        &self,
+        content: &[String],
+        followed: &[Vec<String>],
+    ) -> Result<(), (&'static str, String)> {
+        for (part, told) in followed.iter().enumerate() {
+            same_events(content, part == 1, told)?;
+        }
         let log = Replayed::new(content)?;
         let mut placed = Vec::new();
         for answer in &self.answers {
@@ -161,6 +168,32 @@ impl Workload for Load {
         }
         in_order(&mut placed.clone())?;
         log.refusals(&self.answers, &placed)
+    }
+}
+
+/// A follower of everything, or of the events of one type only, was told just those that are there.
+fn same_events(
+    content: &[String],
+    typed: bool,
+    told: &[String],
+) -> Result<(), (&'static str, String)> {
+    let is_selected = |event: &&str| {
+        let data = event.rsplit(' ').next().unwrap_or_default().trim_start_matches('"');
+        let number: Option<u64> = data.split('.').next().and_then(|n| n.parse().ok());
+        number.is_some_and(|n| !typed || n.is_multiple_of(2))
+    };
+    // Without their times; what is no event has no command's number.
+    let events = content.iter().filter_map(|line| line.rsplit_once(' ')).map(|(event, _)| event);
+    let mut events = events.filter(is_selected);
+    for told in told {
+        let there = events.next();
+        if there != Some(told) {
+            return Err(("S13", format!("followers were told {told}, and {there:?} is there")));
+        }
+    }
+    match events.next() {
+        Some(event) if !told.is_empty() => Err(("S13", format!("no follower was told {event}"))),
+        _ => Ok(()),
     }
 }
 

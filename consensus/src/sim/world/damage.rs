@@ -90,7 +90,7 @@ impl<H: Host> World<H> {
     pub(super) fn harm(&mut self, replica: u8, how: Harm, (back, at): (u64, u64), down_ms: u64) {
         let r = usize::from(replica);
         let ruins = matches!(how, Harm::Short | Harm::Missing);
-        let spared = matches!(how, Harm::Superblock | Harm::Derived);
+        let spared = how.is_spared();
         let voters = self.checker.members().voters();
         let few = self.nodes.iter().all(|n| n.damage == Damage::None && !n.is_fresh());
         // A new disk takes a quorum of others that have everything, and liars are none of them.
@@ -109,16 +109,28 @@ impl<H: Host> World<H> {
         if !spared && !ruins && H::op(disk, back).is_none_or(|op| !self.may_damage(replica, op)) {
             return;
         }
-        match H::harm(disk, how, back, at) {
+        let hit = (how == Harm::Misdirected).then(|| H::hit(disk, back, at)).flatten();
+        if hit.is_some_and(|op| !self.may_damage(replica, op)) {
+            return;
+        }
+        let harmed = H::harm(disk, how, back, at);
+        if harmed.is_some() {
+            self.count(super::coverage::harm(how));
+        }
+        match harmed {
             None => {}
             Some(Harmed::Spare) => {
-                if how == Harm::Derived && self.nodes[r].wear == Wear::Sound {
+                if how != Harm::Superblock && self.nodes[r].wear == Wear::Sound {
                     self.nodes[r].wear = Wear::Spoiled;
                 }
                 self.tell(&format!("r{replica} is harmed where it does not matter: {how:?}"));
                 self.count("harm to what can be spared");
             }
             Some(Harmed::Op(op)) => self.damaged(replica, op),
+            Some(Harmed::Ops(op, other)) => {
+                self.damaged(replica, op);
+                self.damaged(replica, other);
+            }
             Some(Harmed::File(op)) => {
                 self.nodes[r].wear = Wear::Ruined;
                 self.damaged(replica, op);

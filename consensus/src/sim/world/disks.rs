@@ -24,6 +24,7 @@ impl<H: Host> World<H> {
         (node.doomed, node.paused_until) = (None, 0);
         let (mut kept, mut gone) = (0_u64, 0_u64);
         let most = random.below(1001);
+        let [turned, astray] = H::misreads(&node.disk);
         H::crash(&mut node.disk, &mut || {
             let survives = random.per_mille(most);
             *(if survives { &mut kept } else { &mut gone }) += 1;
@@ -31,6 +32,9 @@ impl<H: Host> World<H> {
         });
         let lost = node.lost;
         self.count("crashes");
+        for (what, count) in [("reads that turned", turned), ("reads that went astray", astray)] {
+            *self.coverage.entry(what).or_default() += count;
+        }
         if kept > 0 && gone > 0 {
             self.count("torn writes");
         }

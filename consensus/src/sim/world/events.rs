@@ -17,7 +17,8 @@ impl<H: Host> World<H> {
             | Event::Seal { replica, .. }
             | Event::Asked { replica, .. } => Some(*replica),
             Event::Arrive(arrival) => Some(arrival.to),
-            Event::Fault(_)
+            Event::Follow { .. }
+            | Event::Fault(_)
             | Event::Operate(_)
             | Event::PowerOff { .. }
             | Event::PowerOn { .. }
@@ -38,6 +39,7 @@ impl<H: Host> World<H> {
                 let due = self.nodes[usize::from(replica)].run == run;
                 if due { self.scrub(replica) } else { Ok(()) }
             }
+            Event::Follow { follower } => self.follow(follower),
             Event::Arrive(arrival) => self.arrive(&arrival),
             Event::Work { replica, run } => self.work(replica, run),
             Event::Seal { replica, run } => self.seal(replica, run),

@@ -128,6 +128,8 @@ impl<H: Host> World<H> {
         }
         let content = first.unwrap_or_default();
         self.note(9, &[content.len() as u64]);
-        self.load.check(&content).map_err(|(name, what)| Violation::new(name, what))
+        self.load
+            .check(&content, &self.followers.told)
+            .map_err(|(name, what)| Violation::new(name, what))
     }
 }

@@ -73,6 +73,18 @@ impl<H: Host> World<H> {
         }
     }
 
+    /// Nothing that a replica keeps is more than its limit.
+    pub(super) fn look_at_limits(&mut self, replica: u8) -> Checked {
+        let Some(host) = &self.nodes[usize::from(replica)].host else { return Ok(()) };
+        let mut over = None;
+        host.held(&mut |what, count, most| {
+            if count > most {
+                over = Some(format!("r{replica} keeps {count} {what}, {most} at most"));
+            }
+        });
+        over.map_or(Ok(()), |what| Err(Violation::new("S19", what)))
+    }
+
     /// Has a replica's disk and its queue go on.
     pub(super) fn keep_going(&mut self, replica: u8) {
         let node = &mut self.nodes[usize::from(replica)];
