@@ -157,7 +157,7 @@ fn hole_at(
     {
         match resume(disk, known.cluster, &path, start.frame.0 + 1, op.next())? {
             Some(later) if later.header.op == op => behind = Some(later),
-            later if end.is_some() => behind = later,
+            Some(later) if end.is_some_and(|end| start.frame.0 < end) => behind = Some(later),
             _ => break,
         }
     }
@@ -179,8 +179,12 @@ fn hole_at(
         let start = start.filter(|s| s.header.op.next().0 == next_op);
         start.ok_or_else(missing)?.header.identity()
     };
-    let to = segment.file().length()?.saturating_sub(END_MARK_BYTES);
     let last = Op(next_op - 1);
+    let to = match end.filter(|_| last == op) {
+        // A crash may have come before the end mark.
+        Some(end) => end,
+        None => segment.file().length()?.saturating_sub(END_MARK_BYTES),
+    };
     if last < op {
         // Only the end mark does not hold.
         end_segment(&*segment.file(), at, next_op)?;
