@@ -15,7 +15,7 @@ use super::{
     head_form, read_end_mark,
     recovery::{Start, list_segments},
     segment_op,
-    walk::{ClosedFrames, Frame, frame_end, read_frame, resume},
+    walk::{ClosedFrames, Frame, each_start, frame_end, read_frame, resume},
 };
 use crate::{disk::Disk, index};
 
@@ -147,20 +147,19 @@ fn hole_at(
         Some(last) => frame_end(&mut file, at, last + 1, |head| known.follows(head))?,
         None => None,
     };
-    let mut behind = resume(disk, known.cluster, &path, at + 1, op.next())?;
-    // What was meant for another place may lie in a damaged op: also the beginning of the one behind it. That one lies where
-    // the damaged op says that it ends, or its own beginning is what is not there; where the damaged op does not say so, it is the
-    // last one that is there.
-    while let Some(start) = &behind
-        && start.header.op == op
-        && end != Some(start.frame.0)
-    {
-        match resume(disk, known.cluster, &path, start.frame.0 + 1, op.next())? {
-            Some(later) if later.header.op == op => behind = Some(later),
-            Some(later) if end.is_some_and(|end| start.frame.0 < end) => behind = Some(later),
-            _ => break,
+    // What was meant for another place may lie in a damaged op: also the beginning of a later one. One that lies before the
+    // damaged op's end does, and so does one that would make that op longer.
+    let mut starts = Vec::new();
+    each_start(segment, known.cluster, at + 1, op.next(), &mut |start| {
+        let Start { header, frame: (place, _), .. } = start;
+        if end.is_none_or(|end| place == end || (place > end && header.op > op)) {
+            starts.push((place, header.op));
         }
-    }
+    })?;
+    let behind = match in_order(&starts) {
+        Some(place) => resume(disk, known.cluster, &path, place, op.next())?,
+        None => None,
+    };
     if let Some(Start { header, frame: (to, _), .. }) = behind {
         let gap = Gap { first: op, last: header.op, identity: header.identity() };
         return Ok(Some(Hole { path, from: at, to, before, gap, ends: None }));
@@ -194,6 +193,27 @@ fn hole_at(
     Ok(Some(Hole { path, from: at, to, before, gap, ends: Some(next_op) }))
 }
 
+/// The first of the places, in their order with the op that each says lies before it, that is no stray: most of them have
+/// later ops in later places. Of those that say the same the last one: a stray lies in an op that is damaged.
+fn in_order(starts: &[(u64, Op)]) -> Option<u64> {
+    // The greatest op that begins a row of one, of two, ... of those that were looked at.
+    let mut greatest: Vec<Op> = Vec::new();
+    let mut first: Option<(usize, Op, u64)> = None;
+    for (place, op) in starts.iter().rev() {
+        let row = greatest.partition_point(|later| later > op);
+        match greatest.get_mut(row) {
+            Some(begins) => *begins = (*begins).max(*op),
+            None => greatest.push(*op),
+        }
+        if first
+            .is_none_or(|(longest, begins, _)| row > longest || (row == longest && *op < begins))
+        {
+            first = Some((row, *op, *place));
+        }
+    }
+    first.map(|(.., place)| place)
+}
+
 /// An op with its body, from a log that may have holes; `None` where it cannot be read.
 pub(crate) fn read(
     disk: &dyn Disk,
@@ -219,4 +239,27 @@ pub(crate) fn read(
         return Ok(body_of(&bytes.into(), &header).map(|(body, _)| (header, body)));
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strays_are_told_from_places_by_their_order() {
+        let place = |ops: &[u64]| {
+            let starts: Vec<_> = (1..).zip(ops.iter().map(|op| Op(*op))).collect();
+            in_order(&starts)
+        };
+        assert_eq!(place(&[]), None);
+        assert_eq!(place(&[60, 61, 62]), Some(1));
+        // Before the hole's end lies what belongs behind it.
+        assert_eq!(place(&[62, 60, 61, 63]), Some(2));
+        assert_eq!(place(&[63, 62, 60, 61, 64, 65]), Some(3));
+        assert_eq!(place(&[62, 60]), Some(2));
+        // The same twice.
+        assert_eq!(place(&[60, 60, 61]), Some(2));
+        // What belongs into the hole lies far behind it.
+        assert_eq!(place(&[61, 62, 63, 60, 64]), Some(1));
+    }
 }

@@ -1,6 +1,6 @@
 //! Walking through a log that may be damaged: where it can be gone on, and what a closed segment holds.
 
-use std::{io, sync::Arc};
+use std::{io, ops::ControlFlow, sync::Arc};
 
 use kimberlite_consensus::{Header, Op};
 
@@ -93,6 +93,35 @@ fn resume_in(
     from: u64,
     least: Op,
 ) -> io::Result<Option<Start>> {
+    let mut found = None;
+    starts_in(segment, cluster, from, least, &mut |start| {
+        found = Some(start);
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
+}
+
+/// Tells of every such frame.
+pub(super) fn each_start(
+    segment: &Arc<Segment>,
+    cluster: [u8; 16],
+    from: u64,
+    least: Op,
+    found: &mut dyn FnMut(Start),
+) -> io::Result<()> {
+    starts_in(segment, cluster, from, least, &mut |start| {
+        found(start);
+        ControlFlow::Continue(())
+    })
+}
+
+fn starts_in(
+    segment: &Arc<Segment>,
+    cluster: [u8; 16],
+    from: u64,
+    least: Op,
+    found: &mut dyn FnMut(Start) -> ControlFlow<()>,
+) -> io::Result<()> {
     let mut file = Chunks::new(segment)?;
     let mut at = from;
     while at < file.length {
@@ -108,13 +137,16 @@ fn resume_in(
                 && head.header.op >= least
             {
                 let frame = (candidate, candidate);
-                return Ok(Some(Start { header, segment: segment.first_op, frame }));
+                let start = Start { header, segment: segment.first_op, frame };
+                if found(start).is_break() {
+                    return Ok(());
+                }
             }
         }
         // A sentinel may lie across the border.
         at += (CHUNK_BYTES - 3) as u64;
     }
-    Ok(None)
+    Ok(())
 }
 
 /// The segment of this name, whatever its head says; `None` where there is no such file.
