@@ -23,7 +23,7 @@ use crate::{
         recovery::{self, RecoveredOp, Recovery, Start, Visitor},
     },
     node::{Tenants, engine::Uncommitted},
-    words::TenantName,
+    words::{Hash, TenantName},
 };
 
 /// A start that has to read much says so each time that so long has passed.
@@ -249,6 +249,10 @@ impl Visitor for Replay {
 
     fn has_peers(&self) -> bool {
         self.holds > 0
+    }
+
+    fn chain(&self, tenant: &[u8; 16]) -> Option<Hash> {
+        Some(self.tenants.by_reference(tenant)?.index.read().chain_head)
     }
 
     fn lost(&mut self, sections: Vec<Section>, damage: Damage) {

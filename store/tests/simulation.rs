@@ -158,10 +158,10 @@ fn rare_seeds_of_disks_that_misread_hold() {
 }
 
 /// A write that went elsewhere took the beginning of its op into the op before (50), or into one some before (30374, 32910), whose
-/// place was then taken for too short.
+/// place was then taken for too short; or blocks of its op into those of another one of the same shape, which hold (33552, 36219).
 #[test]
 fn rare_seeds_of_misdirected_writes_hold() {
-    for seed in [50, 30_374, 32_910] {
+    for seed in [50, 30_374, 32_910, 33_552, 36_219] {
         let config = Config::draw(seed);
         assert_eq!(simulate(config, &config.schedule(), None).violation, None, "seed {seed}");
     }

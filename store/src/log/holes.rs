@@ -2,7 +2,7 @@
 //!
 //! Absent: what lies behind the last op that can be read. Recovery judges that.
 
-use std::{io, sync::Arc};
+use std::{collections::HashMap, io, sync::Arc};
 
 use bytes::Bytes;
 use kimberlite_consensus::{Gap, Header, Identity, Op};
@@ -11,13 +11,13 @@ use super::{
     END_MARK_BYTES, FOLDER, HEAD_SAID_BYTES, Head, HeadForm, SEGMENT_HEAD_BYTES, Segment,
     chunks::Chunks,
     decode_segment_head, encode_segment_head, end_segment,
-    frame::{FrameHead, body_of},
+    frame::{FrameHead, Section, SectionRuns, body_of},
     head_form, read_end_mark,
     recovery::{Start, list_segments},
     segment_op,
     walk::{ClosedFrames, Frame, each_start, frame_end, read_frame, resume},
 };
-use crate::{disk::Disk, index};
+use crate::{disk::Disk, error::Damage, index, words::Hash};
 
 /// A place that cannot be read.
 #[derive(Clone, Debug)]
@@ -54,6 +54,8 @@ struct Known {
     op: Op,
     identity: Identity,
     header: Option<Header>,
+    /// Hash of the last record of each tenant.
+    chains: HashMap<[u8; 16], Hash>,
 }
 
 impl Known {
@@ -65,7 +67,16 @@ impl Known {
             && previous == self.identity
     }
 
+    /// Whether the sections' leaves and payloads are what the header says.
+    fn leads(&self, sections: &[(Section, Result<SectionRuns, Damage>)]) -> bool {
+        sections.iter().all(|(section, runs)| {
+            let chain = self.chains.get(&section.tenant).copied();
+            runs.as_ref().is_ok_and(|runs| index::holds(section, runs, chain).is_ok())
+        })
+    }
+
     fn is(&mut self, header: Header) {
+        self.chains.extend(Section::all(&header).map(|s| (s.tenant, s.chain_head)));
         (self.op, self.identity) = (header.op, header.identity());
         self.header = Some(header);
     }
@@ -74,7 +85,13 @@ impl Known {
 /// The first hole of a log. Heads of segments that do not hold are written anew on the way: all that they say is known.
 pub(crate) fn first(disk: &dyn Disk, cluster: [u8; 16]) -> io::Result<Option<Hole>> {
     let files = list_segments(disk).map_err(io::Error::other)?;
-    let mut known = Known { cluster, op: Op(0), identity: Identity::root(cluster), header: None };
+    let mut known = Known {
+        cluster,
+        op: Op(0),
+        identity: Identity::root(cluster),
+        header: None,
+        chains: HashMap::new(),
+    };
     for (i, path) in files.iter().enumerate() {
         let Some(first_op) = segment_op(path).filter(|op| *op == known.op.next().0) else {
             return Err(io::Error::other("a segment is missing"));
@@ -120,9 +137,7 @@ fn in_segment(
         let read = read_frame(&mut file, at)?;
         if let Ok((head, sections)) = read
             && known.follows(&head)
-            && sections.iter().all(|(section, runs)| {
-                runs.as_ref().is_ok_and(|runs| index::holds(section, runs, None).is_ok())
-            })
+            && known.leads(&sections)
         {
             at += head.length as u64;
             known.is(head.header);

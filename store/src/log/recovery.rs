@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc};
 
 use kimberlite_consensus::{Header, Identity, Op, Superblock};
 
@@ -20,6 +20,8 @@ use super::{
 use crate::{
     disk::{Disk, DiskFile},
     error::{Damage, OpenError},
+    index,
+    words::Hash,
 };
 
 pub(crate) const TORN: &str = "a torn write, never acknowledged";
@@ -44,6 +46,10 @@ pub(crate) trait Visitor {
     /// Whether there are others that have what is damaged here.
     fn has_peers(&self) -> bool {
         false
+    }
+    /// Hash of the tenant's last record before those that are read, where that is known.
+    fn chain(&self, _tenant: &[u8; 16]) -> Option<Hash> {
+        None
     }
     /// What a crash left, which is mended here without a loss.
     fn mends(&mut self, _left: Damage) {}
@@ -209,6 +215,7 @@ pub(crate) fn scan(
         visitor,
         tip: start.map(|s| s.header.clone()),
         identity: start.map_or_else(|| Identity::root(superblock.cluster), |s| s.header.identity()),
+        chains: HashMap::new(),
         damage: None,
         end_damaged: false,
     };
@@ -275,6 +282,8 @@ struct Scan<'a> {
     tip: Option<Header>,
     /// Of the tip.
     identity: Identity,
+    /// Hash of the last record of each tenant that was read.
+    chains: HashMap<[u8; 16], Hash>,
     damage: Option<Damage>,
     end_damaged: bool,
 }
@@ -341,7 +350,9 @@ impl Scan<'_> {
             }
             match read_frame(&mut file, at)? {
                 Ok((head, sections)) if self.follows(&head) => {
-                    if sections.iter().any(|(_, r)| r.is_err()) {
+                    let whole = sections.iter().all(|(_, runs)| runs.is_ok());
+                    // Blocks hold wherever they lie: those of another op may lie here, if a write went elsewhere.
+                    if !whole || (self.visitor.has_peers() && !self.leads(&sections)) {
                         match self.judge(&mut file, at, next)?.0 {
                             Verdict::Torn => return self.cut(&mut file, at),
                             Verdict::Damaged(what) if self.visitor.has_peers() => {
@@ -389,6 +400,15 @@ impl Scan<'_> {
             && self.tip.as_ref().is_none_or(|t| t.time_us < head.header.time_us)
     }
 
+    /// Whether the sections' leaves and payloads are what the header says, as far as it is known what they follow.
+    fn leads(&self, sections: &[(Section, Result<SectionRuns, Damage>)]) -> bool {
+        sections.iter().all(|(section, runs)| {
+            let chain = self.chains.get(&section.tenant).copied();
+            let chain = chain.or_else(|| self.visitor.chain(&section.tenant));
+            runs.as_ref().is_ok_and(|runs| index::holds(section, runs, chain).is_ok())
+        })
+    }
+
     fn take(
         &mut self,
         segment: &Arc<Segment>,
@@ -397,6 +417,8 @@ impl Scan<'_> {
         sections: Vec<(Section, Result<SectionRuns, Damage>)>,
     ) {
         let (length, header) = (head.length as u64, &head.header);
+        self.chains
+            .extend(sections.iter().map(|(section, _)| (section.tenant, section.chain_head)));
         self.visitor.op(RecoveredOp { segment, offset, length, header, sections });
         self.identity = head.header.identity();
         self.tip = Some(head.header.clone());
@@ -417,6 +439,7 @@ impl Scan<'_> {
 
     /// The op behind the tip is damaged; its header is known from the one behind it.
     fn lose(&mut self, lost: Header, damage: Damage) {
+        self.chains.extend(Section::all(&lost).map(|section| (section.tenant, section.chain_head)));
         self.visitor.lost(Section::all(&lost).collect(), damage);
         self.identity = lost.identity();
         self.tip = Some(lost);
