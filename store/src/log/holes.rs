@@ -11,13 +11,13 @@ use super::{
     END_MARK_BYTES, FOLDER, HEAD_SAID_BYTES, Head, HeadForm, SEGMENT_HEAD_BYTES, Segment,
     chunks::Chunks,
     decode_segment_head, encode_segment_head, end_segment,
-    frame::{FrameHead, Section, SectionRuns, body_of},
+    frame::{FrameHead, Section, body_of},
     head_form, read_end_mark,
     recovery::{Start, list_segments},
     segment_op,
-    walk::{ClosedFrames, Frame, each_start, frame_end, read_frame, resume},
+    walk::{ClosedFrames, Frame, each_start, frame_end, read_frame, resume, sections_hold},
 };
-use crate::{disk::Disk, error::Damage, index, words::Hash};
+use crate::{disk::Disk, words::Hash};
 
 /// A place that cannot be read.
 #[derive(Clone, Debug)]
@@ -65,14 +65,6 @@ impl Known {
             && head.header.op == self.op.next()
             && head.header.parent == self.identity
             && previous == self.identity
-    }
-
-    /// Whether the sections' leaves and payloads are what the header says.
-    fn leads(&self, sections: &[(Section, Result<SectionRuns, Damage>)]) -> bool {
-        sections.iter().all(|(section, runs)| {
-            let chain = self.chains.get(&section.tenant).copied();
-            runs.as_ref().is_ok_and(|runs| index::holds(section, runs, chain).is_ok())
-        })
     }
 
     fn is(&mut self, header: Header) {
@@ -137,7 +129,7 @@ fn in_segment(
         let read = read_frame(&mut file, at)?;
         if let Ok((head, sections)) = read
             && known.follows(&head)
-            && known.leads(&sections)
+            && sections_hold(&sections, |tenant| known.chains.get(tenant).copied())
         {
             at += head.length as u64;
             known.is(head.header);

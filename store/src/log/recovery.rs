@@ -15,12 +15,11 @@ use super::{
     frame::{FRAME_HEAD_BYTES, FrameHead, Section, SectionRuns, front_length},
     read_end_mark, segment_name, segment_op,
     superblock::{self, SuperblockError, SuperblockFile},
-    walk::{frame_end, read_frame},
+    walk::{frame_end, read_frame, sections_hold},
 };
 use crate::{
     disk::{Disk, DiskFile},
     error::{Damage, OpenError},
-    index,
     words::Hash,
 };
 
@@ -402,10 +401,8 @@ impl Scan<'_> {
 
     /// Whether the sections' leaves and payloads are what the header says, as far as it is known what they follow.
     fn leads(&self, sections: &[(Section, Result<SectionRuns, Damage>)]) -> bool {
-        sections.iter().all(|(section, runs)| {
-            let chain = self.chains.get(&section.tenant).copied();
-            let chain = chain.or_else(|| self.visitor.chain(&section.tenant));
-            runs.as_ref().is_ok_and(|runs| index::holds(section, runs, chain).is_ok())
+        sections_hold(sections, |tenant| {
+            self.chains.get(tenant).copied().or_else(|| self.visitor.chain(tenant))
         })
     }
 

@@ -16,7 +16,7 @@ use super::{
     recovery::Start,
     segment_name, segment_op,
 };
-use crate::{disk::Disk, error::Damage};
+use crate::{disk::Disk, error::Damage, index, words::Hash};
 
 pub(super) type FrameRead =
     Result<(FrameHead, Vec<(Section, Result<SectionRuns, Damage>)>), &'static str>;
@@ -54,6 +54,17 @@ pub(super) fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
         }
     }
     Ok(Ok((head, sections)))
+}
+
+/// Whether leaves and payloads are what a header says of each section, as far as it is known what a tenant's follow.
+pub(super) fn sections_hold(
+    sections: &[(Section, Result<SectionRuns, Damage>)],
+    chain: impl Fn(&[u8; 16]) -> Option<Hash>,
+) -> bool {
+    sections.iter().all(|(section, runs)| {
+        let holds = |runs| index::holds(section, runs, chain(&section.tenant)).is_ok();
+        runs.as_ref().is_ok_and(holds)
+    })
 }
 
 /// Where the frame at `at` ends, not behind `end`, though it may not hold: its front says so, or its end.
