@@ -93,9 +93,10 @@ fn put_fields(message: &Message, out: &mut BytesMut) {
             out.put_u64_le(view.0);
             out.put_u64_le(joined.0);
         }
-        Message::DoViewChange { view, log_view, closed_us, tail } => {
+        Message::DoViewChange { view, log_view, certain, closed_us, tail } => {
             out.put_u64_le(view.0);
             out.put_u64_le(log_view.0);
+            out.put_u8(u8::from(*certain));
             out.put_i64_le(*closed_us);
             put_tail(tail, out);
         }
@@ -201,6 +202,7 @@ fn message(kind: u8, from: &mut Cursor<'_>) -> Result<Message, CodecError> {
         6 => Message::DoViewChange {
             view: from.view()?,
             log_view: from.view()?,
+            certain: from.flag()?,
             closed_us: from.time()?,
             tail: from.tail()?,
         },
@@ -349,6 +351,14 @@ mod tests {
         let tail = Tail { commit, identity: at, members: None, headers };
         let short = Tail { commit, identity: at, members: reset, headers: Vec::new() };
         let (view, op, identity) = (View(3), Op(4), Identity([6; 32]));
+        let log_view = View(1);
+        let vote = |certain, closed_us, tail| Message::DoViewChange {
+            view,
+            log_view,
+            certain,
+            closed_us,
+            tail,
+        };
         vec![
             Message::Prepare { view, commit: Op(7), entry: entry.clone() },
             Message::PrepareOk { view, op, identity },
@@ -356,8 +366,8 @@ mod tests {
             Message::Alive { view, round: 12 },
             Message::Follows { view, op },
             Message::StartViewChange { view, joined: View(2) },
-            Message::DoViewChange { view, log_view: View(1), closed_us: 9, tail: tail.clone() },
-            Message::DoViewChange { view, log_view: View(1), closed_us: 0, tail: short },
+            vote(true, 9, tail.clone()),
+            vote(false, 0, short),
             Message::Close { view, round: 7, close_us: 30, closed_us: 20, op },
             Message::Reading { view, round: 7, clock_us: 35, closed_us: 20 },
             Message::StartView { view, nonce: 77, tail },

@@ -168,6 +168,8 @@ pub enum Message {
         view: View,
         /// The last view whose log the sender has.
         log_view: View,
+        /// Whether it knows what it had of that log.
+        certain: bool,
         /// No op may be prepared with a time up to this one; 0 where the sender knows of no such promise.
         closed_us: i64,
         /// Its log.

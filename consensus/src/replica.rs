@@ -391,8 +391,8 @@ impl Replica {
             {
                 self.on_reading(now, from, (view, round), (clock_us, closed_us), out);
             }
-            Message::DoViewChange { view, log_view, closed_us, tail } => {
-                let vote = Vote { from, incarnation, log_view, closed_us, tail };
+            Message::DoViewChange { view, log_view, certain, closed_us, tail } => {
+                let vote = Vote { from, incarnation, log_view, certain, closed_us, tail };
                 self.on_do_view_change(now, view, vote, out);
             }
             // Of a disk that this log does not know yet.

@@ -57,6 +57,7 @@ impl Replica {
             | Mutant::JoinsAlone
             | Mutant::CutOnLeaving
             | Mutant::VoteUncertain
+            | Mutant::CountsUncertain
             | Mutant::NoScrub
             | Mutant::LogViewAhead
             | Mutant::CommitAhead

@@ -19,6 +19,8 @@ pub(super) struct Vote {
     /// Of the disk that it speaks of.
     pub(super) incarnation: u64,
     pub(super) log_view: View,
+    /// Whether the log is all that it had, by what it knows.
+    pub(super) certain: bool,
     pub(super) closed_us: i64,
     pub(super) tail: Tail,
 }
@@ -156,20 +158,21 @@ impl Replica {
         }
     }
 
-    /// What this replica has, once it has durably left all earlier views; nothing while it may have had more.
+    /// What this replica has, once it has durably left all earlier views.
     fn own_vote(&self) -> Option<Vote> {
         // Who is no member by its own log may be one by another's: whom it counts for is for who chooses.
         let durable = self.durable.view == self.view() && !self.resigned && self.is_let_in();
+        // A view whose log it had has begun.
+        let durable = durable && self.durable.log_view < self.view();
+        #[cfg(feature = "sim")]
+        let durable = durable || self.has(Mutant::VoteEarly);
         let certain = !self.durable.uncertain;
         #[cfg(feature = "sim")]
         let certain = certain || self.has(Mutant::VoteUncertain);
-        let durable = durable && certain;
-        #[cfg(feature = "sim")]
-        let durable = durable || self.has(Mutant::VoteEarly);
         let tail = self.tail(self.durable_op());
         let (from, incarnation) = (self.me, self.durable.incarnation);
         let Superblock { log_view, closed_us, .. } = self.durable;
-        durable.then_some(Vote { from, incarnation, log_view, closed_us, tail })
+        durable.then_some(Vote { from, incarnation, log_view, certain, closed_us, tail })
     }
 
     fn say_vote(&mut self, out: &mut Outbox) {
@@ -177,8 +180,9 @@ impl Replica {
         if to == self.me {
             return;
         }
-        if let Some(Vote { log_view, closed_us, tail, .. }) = self.own_vote() {
-            let message = Message::DoViewChange { view: self.view(), log_view, closed_us, tail };
+        if let Some(Vote { log_view, certain, closed_us, tail, .. }) = self.own_vote() {
+            let view = self.view();
+            let message = Message::DoViewChange { view, log_view, certain, closed_us, tail };
             out.push(Output::Send { to, message });
         }
     }
@@ -187,9 +191,10 @@ impl Replica {
     pub(super) fn press(&mut self, now: u64, out: &mut Outbox) {
         if self.goal.is_some() {
             self.pursue(now, out);
-        } else if self.superblock.uncertain || !self.is_let_in() {
-            self.ask_for_view(out);
         } else {
+            if self.superblock.uncertain || !self.is_let_in() {
+                self.ask_for_view(out);
+            }
             self.say_vote(out);
             self.choose(now, out);
         }
@@ -243,6 +248,17 @@ impl Replica {
         }
     }
 
+    /// Those that may decide. Who does not know what it had of its view's log says nothing against an op of that log. But where
+    /// somebody who knows has the log of a later view, only its log view counts, as that of anybody who is behind: it
+    /// acknowledged nothing in the later view, and what was committed before that is in the later log.
+    fn counted<'a>(&self, votes: &[&'a Vote]) -> Vec<&'a Vote> {
+        let latest = votes.iter().filter(|v| v.certain).map(|v| v.log_view).max();
+        let counts = |v: &&Vote| v.certain || Some(v.log_view) < latest;
+        #[cfg(feature = "sim")]
+        let counts = |v: &&Vote| counts(v) || self.has(Mutant::CountsUncertain);
+        votes.iter().copied().filter(counts).collect()
+    }
+
     /// As primary of a view to be: decides what its log is.
     fn choose(&mut self, now: u64, out: &mut Outbox) {
         if self.primary() != self.me || self.goal.is_some() {
@@ -251,7 +267,7 @@ impl Replica {
         let Some(own) = self.own_vote() else { return };
         let mut votes: Vec<&Vote> = self.votes.iter().flatten().collect();
         votes.push(&own);
-        let votes = self.standing(&votes);
+        let votes = self.counted(&self.standing(&votes));
         let best = votes.iter().max_by_key(|v| (v.log_view, v.tail.op())).copied();
         let Some(best) = best else { return };
         // Who decides are the members as of the end of the log that is chosen.

@@ -419,9 +419,9 @@ impl Checker {
                 voters.add(from);
                 Ok(())
             }
-            Message::DoViewChange { view, log_view, closed_us, tail } => {
-                hold(!durable.uncertain, "S10", || {
-                    format!("{from} votes and does not know what it had")
+            Message::DoViewChange { view, log_view, certain, closed_us, tail } => {
+                hold(*certain != durable.uncertain, "S10", || {
+                    format!("{from} votes as if it knew what it had, or as if it did not")
                 })?;
                 let head = tail.headers.last().map_or(tail.identity, Header::identity);
                 honest(

@@ -63,8 +63,10 @@ mutants! {
     SameViewAgain, "same-view-again", ["S8"];
     /// A replica comes back in the view of its log.
     ForgetsView, "forgets-view", ["S5"];
-    /// A replica votes though it does not know what it has acknowledged.
+    /// A replica that does not know what it has acknowledged votes as if it knew.
     VoteUncertain, "vote-uncertain", ["S10"];
+    /// The vote of a replica that does not know what it has acknowledged counts whatever the others have.
+    CountsUncertain, "counts-uncertain", ["S10", "S3"];
     /// A replica that does not know what it has acknowledged takes what is left for all of it once it joins a view.
     CertainEarly, "certain-early", ["S3"];
     /// The damaged end of a log is cut like a torn write.

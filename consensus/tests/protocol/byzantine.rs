@@ -208,7 +208,7 @@ fn conflicting_tails_are_noticed() {
             &mut scene,
             other,
             leader,
-            Message::DoViewChange { view, log_view, closed_us: 0, tail },
+            Message::DoViewChange { view, log_view, certain: true, closed_us: 0, tail },
         )
     };
     assert_eq!(vote(View(900), None), [Notice::NoVote]);
@@ -226,6 +226,7 @@ fn conflicting_tails_are_noticed() {
     let vote = Message::DoViewChange {
         view,
         log_view,
+        certain: true,
         closed_us: 0,
         tail: Tail { commit, identity, members: None, headers },
     };
@@ -233,7 +234,13 @@ fn conflicting_tails_are_noticed() {
     // At who does not lead the view that it votes for.
     let (commit, headers) = (Op(0), Vec::new());
     let tail = Tail { commit, identity, members: None, headers };
-    let vote = Message::DoViewChange { view: View(view.0 + 1), log_view, closed_us: 0, tail };
+    let vote = Message::DoViewChange {
+        view: View(view.0 + 1),
+        log_view,
+        certain: true,
+        closed_us: 0,
+        tail,
+    };
     assert_eq!(tell(&mut scene, other, leader, vote), [Notice::NoVote]);
     assert_eq!(scene.view(leader), view);
 }

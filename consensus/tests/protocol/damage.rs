@@ -48,10 +48,10 @@ fn a_damaged_end_is_no_nack() {
     let mut voted = false;
     for _ in 0..200 {
         scene.pass_with(10, without(leader));
-        voted |= scene.said(backup, |m| matches!(m, Message::DoViewChange { .. }));
+        voted |= scene.said(backup, |m| matches!(m, Message::DoViewChange { certain: true, .. }));
         scene.deliver(without(leader));
     }
-    assert!(!voted, "a vote would say that its log ends there");
+    assert!(!voted, "that would say that its log ends there");
     let views: Vec<_> = [backup, other].map(|r| scene.actors[r].replica.leads()).to_vec();
     assert_eq!(views, [false, false], "one of three that knows what it had is no quorum");
     scene.restart(leader);
@@ -60,6 +60,39 @@ fn a_damaged_end_is_no_nack() {
     assert_eq!(scene.actors[next].log.first(), Some(&header), "it was acknowledged, and stays");
     assert!((0..3).all(|r| scene.actors[r].log == scene.actors[next].log));
     assert!(!scene.actors[backup].superblock.uncertain);
+}
+
+/// Trap 31, the other way: who has a later view's log needs only to hear that somebody acknowledged nothing in that view.
+#[test]
+fn a_damaged_end_of_an_earlier_view_does_not_hold_up_the_next() {
+    let (mut scene, [leader, backup, other], header) = one_op_on_two();
+    let mut next = None;
+    for _ in 0..200 {
+        scene.pass_with(20, without(leader));
+        next =
+            next.or_else(|| [backup, other].into_iter().find(|r| scene.actors[*r].replica.leads()));
+    }
+    let next = next.unwrap();
+    let third = if next == backup { other } else { backup };
+    let later = scene.request(next);
+    scene.pass_with(500, without(leader));
+    assert_eq!(scene.actors[next].committed, later.op);
+    scene.wire.clear();
+    scene.restart_damaged(leader);
+    assert!(scene.actors[leader].superblock.log_view < scene.actors[next].superblock.log_view);
+    // It led its view, so it does not go on in it.
+    scene.restart(next);
+    let mut voted = false;
+    for _ in 0..400 {
+        scene.pass_with(10, without(third));
+        voted |= scene.said(leader, |m| matches!(m, Message::DoViewChange { certain: false, .. }))
+            || scene.actors[leader].replica.leads();
+    }
+    assert!(voted && [leader, next].iter().any(|r| scene.actors[*r].replica.leads()));
+    for r in [leader, next] {
+        assert_eq!(scene.actors[r].log[..2], [header.clone(), later.clone()]);
+        assert!(!scene.actors[r].superblock.uncertain);
+    }
 }
 
 /// Trap 30: a log that lost its end below what it knew to be committed fetches it, and its floor does not go back.

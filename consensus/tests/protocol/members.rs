@@ -96,8 +96,13 @@ fn a_vote_of_a_lost_disk_does_not_count() {
         let members = tip.members.clone();
         Tail { commit: tip.op, identity: tip.identity(), members, headers: Vec::new() }
     };
-    let vote =
-        |tail| Message::DoViewChange { view, log_view: View(view.0 - 1), closed_us: 0, tail };
+    let vote = |tail| Message::DoViewChange {
+        view,
+        log_view: View(view.0 - 1),
+        certain: true,
+        closed_us: 0,
+        tail,
+    };
     let envelope = |from: usize, incarnation, tail| {
         let (from, to) = (ReplicaId(from as u8), ReplicaId(deaf as u8));
         let cluster = crate::scene::CLUSTER;
