@@ -546,6 +546,12 @@ NeverSays(verdict) ==
         EndOf(D, best) <= MaxOp => Verdict(D, best, EndOf(D, best)) # verdict
 NeverWaits == NeverSays("wait")
 NeverCutsByNacks == NeverSays("cut")
+\* A view begins with a quorum of which one does not know what its log ended with, since another has a later view's log.
+NeverBeginsBesideDamage ==
+  \A r \in Replica : rep[r].st = "change" /\ Primary(rep[r].view) = r =>
+    \A D \in DvcSets(r) : Complete(D) /\ Cardinality(D) = Quorum =>
+      \A best \in Candidates(D) : Decided(D, best) =>
+        ~\E d \in D : d.logView < best.logView /\ \E k \in 1..Len(d.log) : ~Known(d.log[k])
 NeverDiffersUnderOneLogView ==
   \A d, e \in dvcs : d.logView = e.logView =>
     \A k \in 1..Min(Len(d.log), Len(e.log)) :

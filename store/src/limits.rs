@@ -74,7 +74,7 @@ pub const HANDED_STREAMS_MAX: usize = 16_384;
 pub const FRAGMENT_CACHE_BYTES: usize = 64 << 20;
 /// Milliseconds without a write after which the superblock records the tip.
 pub const IDLE_SUPERBLOCK_MS: u64 = 1000;
-/// Milliseconds between two looks for records that no checkpoint covers.
+/// Milliseconds from one look for records that no checkpoint covers to the next.
 pub const SIGN_PAUSE_MS: u64 = 200;
 /// Milliseconds that a proof waits at most for the checkpoint that covers its record.
 pub const PROOF_WAIT_MS: u64 = 2000;

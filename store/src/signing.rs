@@ -11,7 +11,14 @@ mod last;
 mod log;
 mod restored;
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
@@ -259,14 +266,17 @@ impl Signatures {
     }
 
     fn run(mut self, shared: &Shared) {
+        let mut next = Instant::now();
         loop {
             let (stop, rotate) = {
                 let mut asked = shared.asked.lock();
                 if !asked.stop && asked.rotate.is_empty() {
-                    shared.woken.wait_for(&mut asked, Duration::from_millis(SIGN_PAUSE_MS));
+                    shared.woken.wait_until(&mut asked, next);
                 }
                 (asked.stop, std::mem::take(&mut asked.rotate))
             };
+            // From begin to begin: what is committed while a long round is under way does not wait for a pause, too.
+            next = Instant::now() + Duration::from_millis(SIGN_PAUSE_MS);
             self.round();
             for (tenant, reply) in rotate {
                 let places = Places { disk: &self.disk, keys: &self.keys };

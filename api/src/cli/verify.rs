@@ -22,6 +22,7 @@ use kimberlite_store::{
 };
 use serde::Serialize;
 
+use self::checkpoints::Signers;
 use super::{
     Global, Output,
     client::ClientError,
@@ -49,8 +50,8 @@ pub(super) struct VerifyArgs {
     /// too, where they lie in it.
     #[arg(long, value_name = "FILE", requires = "vkeys")]
     checkpoint: Option<PathBuf>,
-    /// The public key of a witness who must have cosigned each checkpoint; as often as there are witnesses. Without it
-    /// cosignatures are not looked at.
+    /// The public key of a witness who must have cosigned each checkpoint, of a folder that in the file; as often as there are
+    /// witnesses. Without it cosignatures are not looked at.
     #[arg(long = "witness", value_name = "VKEY", value_parser = witness_key, requires = "vkeys")]
     witnesses: Vec<VerifierKey>,
     /// How many of the witnesses must have cosigned; left out, each of them.
@@ -88,11 +89,12 @@ pub(super) enum VerifyError {
     /// A folder or a URL, and a file.
     #[error("either a folder or a URL, or `receipt` or `event` and a file")]
     Both,
-    /// A folder has no cosignatures, and shows no id of its own.
-    #[error(
-        "--witness and --log-id check what a server shows, not a folder; name the server's URL"
-    )]
+    /// A folder shows no id of its own.
+    #[error("--log-id checks what a server shows, not a folder; name the server's URL")]
     NoServer,
+    /// A folder has no cosignatures.
+    #[error("a folder holds no cosignatures: name a file with --checkpoint that has them")]
+    NotCosigned,
     /// Nothing in the folder says what the key signed.
     #[error("{0} holds no checkpoint of this key: name a file with --checkpoint")]
     NoCheckpoint(PathBuf),
@@ -172,12 +174,12 @@ pub(super) fn run(args: &VerifyArgs, global: &Global) -> Result<bool, VerifyErro
     let (records, folder, compared) = if let Some(target) = server {
         let shown = http::verify(target, global, against(args)?, &mut told)?;
         (shown.records, None, shown.checkpoints)
-    } else if !args.witnesses.is_empty() || args.log_id.is_some() {
+    } else if args.log_id.is_some() {
         return Err(VerifyError::NoServer);
     } else {
         let folder = folder.unwrap_or(Path::new(""));
         let file = args.checkpoint.as_deref();
-        let mut held = folder::Held::new(folder, &args.vkeys, file, &mut told)?;
+        let mut held = folder::Held::new(folder, &signers(args), file, &mut told)?;
         let (records, figures) = if is_backup(folder) {
             backup(folder, &mut held)?
         } else {
@@ -208,9 +210,13 @@ fn against(args: &VerifyArgs) -> Result<http::Against<'_>, VerifyError> {
         let note = offline::read(file)?;
         Ok::<_, VerifyError>((file.display().to_string(), note))
     });
+    Ok(http::Against { signers: signers(args), held: held.transpose()?, log_id: args.log_id })
+}
+
+/// Whose signatures count.
+fn signers(args: &VerifyArgs) -> Signers<'_> {
     let quorum = args.quorum.unwrap_or(args.witnesses.len());
-    let (keys, witnesses, log_id) = (&args.vkeys, &args.witnesses, args.log_id);
-    Ok(http::Against { keys, held: held.transpose()?, witnesses, quorum, log_id })
+    Signers { keys: &args.vkeys, witnesses: &args.witnesses, quorum }
 }
 
 fn log_id(text: &str) -> Result<[u8; 16], String> {

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use kimberlite_store::proof::{CosignerKey, Note};
 use serde_json::Value;
 
 use super::{
@@ -127,4 +128,36 @@ fn what_cannot_be_held_against_a_key_is_said() {
     fs::write(&last, bytes).unwrap();
     let told = report(&check(&at("data"), &keys, Some(&at("held"))), 1);
     assert!(findings(&told).iter().any(|(place, _)| is_last(place)), "{told}");
+}
+
+#[test]
+fn the_file_that_a_folder_is_held_against_must_be_cosigned_where_that_is_asked() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let dev = Dev::start(&at("data"));
+    signed(&dev, 2, &at("bare"));
+    let keys = vkeys(&dev.url);
+    drop(dev);
+    let witness = CosignerKey::new("w", &[1; 32]).unwrap();
+    let mut note = Note::parse(&fs::read(at("bare")).unwrap()).unwrap();
+    note.add(witness.cosign(note.text(), 1_700_000_000));
+    fs::write(at("cosigned"), note.to_string()).unwrap();
+    let asked = |held: Option<&str>| {
+        let mut run = command();
+        run.arg("verify").arg(at("data")).args(["--witness", &witness.verifier().to_string()]);
+        run.args(keys.iter().flat_map(|key| ["--vkey", key]));
+        run.args(held.iter().flat_map(|file| [Path::new("--checkpoint").into(), at(file)]));
+        run.output().unwrap()
+    };
+    assert_eq!(report(&asked(Some("cosigned")), 0)["checkpoints"], 2);
+    let told = report(&asked(Some("bare")), 1);
+    assert_eq!(findings(&told)[0].1, "0 of 1 witnesses cosigned, not 1");
+    let whole = fs::read(at("cosigned")).unwrap();
+    let mut spoiled = whole.clone();
+    let last = whole.len() - 20;
+    spoiled[last] = if whole[last] == b'A' { b'B' } else { b'A' };
+    fs::write(at("spoiled"), spoiled).unwrap();
+    let told = report(&asked(Some("spoiled")), 1);
+    assert!(findings(&told)[0].1.starts_with("cosignature: "), "{told}");
+    assert!(stderr(&asked(None), 2).contains("--checkpoint"));
 }

@@ -150,20 +150,20 @@ fn hole_at(
     let path = segment.name.clone();
     let (op, before) = (known.op.next(), known.header.clone());
     let mut file = Chunks::new(segment)?;
-    let end = match file.last_nonzero(at)? {
-        Some(last) => frame_end(&mut file, at, last + 1, |head| known.follows(head))?,
-        None => None,
-    };
+    let data_end = file.last_nonzero(at)?.map_or(at, |last| last + 1);
+    let end = frame_end(&mut file, at, data_end, |head| known.follows(head))?;
     // What was meant for another place may lie in a damaged op: also the beginning of a later one. One that lies before the
     // damaged op's end does, and so does one that would make that op longer.
     let mut starts = Vec::new();
-    each_start(segment, known.cluster, at + 1, op.next(), &mut |start| {
+    each_start(segment, known.cluster, at + 1, op.next(), &mut |start, ends| {
         let Start { header, frame: (place, _), .. } = start;
         if end.is_none_or(|end| place == end || (place > end && header.op > op)) {
-            starts.push((place, header.op));
+            starts.push(Place { at: place, before: header.op, end: ends });
         }
     })?;
-    let behind = match in_order(&starts) {
+    // Of a file that is closed all but its end mark.
+    let ends = [data_end, file.length.saturating_sub(END_MARK_BYTES)];
+    let behind = match in_order(&linked(&starts, ends)) {
         Some(place) => resume(disk, known.cluster, &path, place, op.next())?,
         None => None,
     };
@@ -200,13 +200,36 @@ fn hole_at(
     Ok(Some(Hole { path, from: at, to, before, gap, ends: Some(next_op) }))
 }
 
-/// The first of the places, in their order with the op that each says lies before it, that is no stray: most of them have
-/// later ops in later places. Of those that say the same the last one: a stray lies in an op that is damaged.
-fn in_order(starts: &[(u64, Op)]) -> Option<u64> {
+/// Where the beginning of an op lies.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    at: u64,
+    /// The op before it, as it says.
+    before: Op,
+    /// Where its op ends, as it says.
+    end: u64,
+}
+
+/// Those that may be where their ops are. That one is not whose next op begins, not where its own ends, but in a later place that is
+/// sure: where the op of that one ends, another begins, or all that is written ends.
+fn linked(places: &[Place], ends: [u64; 2]) -> Vec<Place> {
+    let next = |of: &Place| {
+        let (before, from) = (of.before.next(), of.at);
+        places.iter().filter(move |p| p.before == before && p.at > from)
+    };
+    let leads = |of: &Place| next(of).any(|p| p.at == of.end);
+    let is_sure = |of: &Place| leads(of) || ends.contains(&of.end);
+    let is_stray = |of: &&Place| !leads(of) && next(of).any(is_sure);
+    places.iter().filter(|of| !is_stray(of)).copied().collect()
+}
+
+/// The first of the places that is no stray: most of them have later ops in later places. Of those that say the same the last one: a stray
+/// lies in an op that is damaged.
+fn in_order(places: &[Place]) -> Option<u64> {
     // The greatest op that begins a row of one, of two, ... of those that were looked at.
     let mut greatest: Vec<Op> = Vec::new();
     let mut first: Option<(usize, Op, u64)> = None;
-    for (place, op) in starts.iter().rev() {
+    for Place { at, before: op, .. } in places.iter().rev() {
         let row = greatest.partition_point(|later| later > op);
         match greatest.get_mut(row) {
             Some(begins) => *begins = (*begins).max(*op),
@@ -215,7 +238,7 @@ fn in_order(starts: &[(u64, Op)]) -> Option<u64> {
         if first
             .is_none_or(|(longest, begins, _)| row > longest || (row == longest && *op < begins))
         {
-            first = Some((row, *op, *place));
+            first = Some((row, *op, *at));
         }
     }
     first.map(|(.., place)| place)
@@ -255,8 +278,8 @@ mod tests {
     #[test]
     fn strays_are_told_from_places_by_their_order() {
         let place = |ops: &[u64]| {
-            let starts: Vec<_> = (1..).zip(ops.iter().map(|op| Op(*op))).collect();
-            in_order(&starts)
+            let places = (1..).zip(ops).map(|(at, op)| Place { at, before: Op(*op), end: at + 1 });
+            in_order(&places.collect::<Vec<_>>())
         };
         assert_eq!(place(&[]), None);
         assert_eq!(place(&[60, 61, 62]), Some(1));
@@ -268,5 +291,26 @@ mod tests {
         assert_eq!(place(&[60, 60, 61]), Some(2));
         // What belongs into the hole lies far behind it.
         assert_eq!(place(&[61, 62, 63, 60, 64]), Some(1));
+    }
+
+    #[test]
+    fn strays_that_are_in_order_are_told_from_places_by_where_they_end() {
+        let first = |places: &[(u64, u64, u64)], data_end| {
+            let places = places.iter();
+            let places = places.map(|(at, op, end)| Place { at: *at, before: Op(*op), end: *end });
+            in_order(&linked(&places.collect::<Vec<_>>(), [data_end, 1000]))
+        };
+        // All is where it ought to be, also where one is missing.
+        assert_eq!(first(&[(100, 3, 200), (200, 4, 300), (300, 5, 400)], 400), Some(100));
+        assert_eq!(first(&[(100, 3, 200), (300, 5, 400)], 400), Some(100));
+        // Op 4 lies in op 3, before it: what follows both says where op 4 ends.
+        assert_eq!(first(&[(12, 3, 112), (200, 4, 300), (300, 5, 400)], 400), Some(200));
+        assert_eq!(first(&[(12, 3, 112), (200, 4, 300)], 300), Some(200));
+        assert_eq!(first(&[(12, 3, 112), (200, 4, 1000)], 1400), Some(200));
+        // What follows does not begin where the next one ends: it may be the stray itself.
+        assert_eq!(first(&[(100, 3, 200), (350, 4, 440), (400, 6, 500)], 500), Some(100));
+        assert_eq!(first(&[(100, 3, 200), (350, 4, 440)], 500), Some(100));
+        // Two say that they are the same one, of which one leads on.
+        assert_eq!(first(&[(100, 3, 200), (200, 4, 300), (150, 3, 250)], 300), Some(100));
     }
 }

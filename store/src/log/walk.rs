@@ -105,23 +105,23 @@ fn resume_in(
     least: Op,
 ) -> io::Result<Option<Start>> {
     let mut found = None;
-    starts_in(segment, cluster, from, least, &mut |start| {
+    starts_in(segment, cluster, from, least, &mut |start, _| {
         found = Some(start);
         ControlFlow::Break(())
     })?;
     Ok(found)
 }
 
-/// Tells of every such frame.
+/// Tells of every such frame, and where it ends.
 pub(super) fn each_start(
     segment: &Arc<Segment>,
     cluster: [u8; 16],
     from: u64,
     least: Op,
-    found: &mut dyn FnMut(Start),
+    found: &mut dyn FnMut(Start, u64),
 ) -> io::Result<()> {
-    starts_in(segment, cluster, from, least, &mut |start| {
-        found(start);
+    starts_in(segment, cluster, from, least, &mut |start, end| {
+        found(start, end);
         ControlFlow::Continue(())
     })
 }
@@ -131,7 +131,7 @@ fn starts_in(
     cluster: [u8; 16],
     from: u64,
     least: Op,
-    found: &mut dyn FnMut(Start) -> ControlFlow<()>,
+    found: &mut dyn FnMut(Start, u64) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let mut file = Chunks::new(segment)?;
     let mut at = from;
@@ -149,7 +149,7 @@ fn starts_in(
             {
                 let frame = (candidate, candidate);
                 let start = Start { header, segment: segment.first_op, frame };
-                if found(start).is_break() {
+                if found(start, candidate + head.length as u64).is_break() {
                     return Ok(());
                 }
             }

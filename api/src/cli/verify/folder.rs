@@ -1,11 +1,9 @@
 //! A data folder or a backup, held against checkpoints that the keys of its logs signed: no server is asked.
-//!
-//! Tiles are not looked at: they are derived, and who reads one holds it against what was signed.
 
 use std::{collections::BTreeMap, path::Path};
 
 use kimberlite_store::{
-    proof::{Checkpoint, Note, VerifierKey},
+    proof::{Checkpoint, Note},
     verify::{CheckedRecords, Finding, Progress, Watcher, last_signed},
 };
 
@@ -29,23 +27,28 @@ pub(super) struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
-    /// Takes the checkpoint in `file`, and those beside the keys, where they lie in the folder.
+    /// Takes the checkpoint in `file`, and those beside the keys, where they lie in the folder: these were signed before anybody
+    /// cosigned them.
     ///
     /// # Errors
     /// There is none, or one cannot be read.
     pub(super) fn new(
         folder: &Path,
-        keys: &[VerifierKey],
+        signers: &Signers<'_>,
         file: Option<&Path>,
         told: &'a mut Told,
     ) -> Result<Self, VerifyError> {
         let mut held = Self { told, logs: BTreeMap::new() };
+        let Signers { keys, witnesses, .. } = *signers;
         if keys.is_empty() {
             return Ok(held);
         }
         if let Some(file) = file {
-            held.add(&file.display().to_string(), &offline::read(file)?, keys);
+            held.add(&file.display().to_string(), &offline::read(file)?, signers);
+        } else if !witnesses.is_empty() {
+            return Err(VerifyError::NotCosigned);
         }
+        let signers = Signers { keys, witnesses: &[], quorum: 0 };
         let mut is_held = file.is_some();
         let lies = last_signed(&folder.join("keys")).map_err(FolderError::from)?;
         for (place, note) in lies {
@@ -54,19 +57,18 @@ impl<'a> Held<'a> {
             }
             // A folder has logs of several tenants; the keys may be of one.
             if keys.iter().any(|key| origin(&note) == Some(key.name().to_owned())) {
-                held.add(&place, &note, keys);
+                held.add(&place, &note, &signers);
                 is_held = true;
             }
         }
         if is_held { Ok(held) } else { Err(VerifyError::NoCheckpoint(folder.to_owned())) }
     }
 
-    fn add(&mut self, place: &str, note: &[u8], keys: &[VerifierKey]) {
+    fn add(&mut self, place: &str, note: &[u8], signers: &Signers<'_>) {
         let tenant = origin(note).map(|origin| tenant(&origin).to_owned()).unwrap_or_default();
         let log = self.logs.entry(tenant);
         let log = log.or_insert_with(|| Log { checkpoints: Checkpoints::new(), count: 0 });
-        let signers = Signers { keys, witnesses: &[], quorum: 0 };
-        log.checkpoints.add(place, note, &signers, self.told);
+        log.checkpoints.add(place, note, signers, self.told);
     }
 
     /// How many checkpoints were compared.

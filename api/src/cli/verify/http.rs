@@ -4,7 +4,7 @@
 //! Whether the first record is a log's first one is only known to who kept the log's id. Where the log's keys are given, all of it
 //! is held against what they signed.
 
-use kimberlite_store::{proof::VerifierKey, words::Hash};
+use kimberlite_store::words::Hash;
 use serde::Deserialize;
 
 use super::{
@@ -25,14 +25,10 @@ const CHECKPOINT: &str = "/v1/log/checkpoint";
 
 /// What the log is held against.
 pub(super) struct Against<'a> {
-    /// Its public keys.
-    pub(super) keys: &'a [VerifierKey],
+    /// Whose signatures count on each checkpoint.
+    pub(super) signers: Signers<'a>,
     /// A checkpoint of before, and its file.
     pub(super) held: Option<(String, Vec<u8>)>,
-    /// Who must have cosigned each checkpoint.
-    pub(super) witnesses: &'a [VerifierKey],
-    /// How many of them.
-    pub(super) quorum: usize,
     /// The log's id.
     pub(super) log_id: Option<[u8; 16]>,
 }
@@ -82,16 +78,15 @@ fn signed(
     told: &mut Told,
 ) -> Result<Checkpoints, ClientError> {
     let mut checkpoints = Checkpoints::new();
-    let Against { keys, held, witnesses, quorum, .. } = against;
-    if keys.is_empty() {
+    let Against { signers, held, .. } = against;
+    if signers.keys.is_empty() {
         return Ok(checkpoints);
     }
     // The newest one may be too young to be cosigned.
-    let path = match quorum {
+    let path = match signers.quorum {
         0 => CHECKPOINT.to_owned(),
         quorum => format!("{CHECKPOINT}?cosigned={quorum}"),
     };
-    let signers = Signers { keys, witnesses, quorum };
     let note = client.get(&path)?.body;
     let shown = checkpoints.add(CHECKPOINT, &note, &signers, told);
     if let Some((file, note)) = held {
