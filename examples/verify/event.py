@@ -229,7 +229,7 @@ def compare(event, held, leaf, texts):
     for name in shown.keys() - expected.keys() - {*unknown}:
         must(shown[name] == "true" and (name == "stream_deleted" or name in states - {"clear"}), f"an event has no member {name}")
         unknown += [name] if name == "stream_deleted" else []
-    return unknown
+    return unknown + [f"{given['kind']}, which is gone" for given in held["payloads"] if given["state"] != "clear"]
 
 
 def check_event(text, log, witnesses=()):

@@ -141,28 +141,32 @@ def check_server(url, position=None, log_id=None):
     opened, gone, previous = 0, 0, log_id and sha256(b"kimberlite log", bytes.fromhex(log_id))
     head = json.loads(get(url, "/v1/events?limit=1"))["head"] if position is None else None
     for at in range(head + 1) if position is None else [position]:
-        shown, opening = (json.loads(get(url, f"/v1/records/{at}{path}")) for path in ("", "/opening"))
-        data = get(url, f"/v1/records/{at}/leaf")
-        must(data.hex() == opening["leaf"], f"record {at}: two leaves")
-        must(sha256(b"\x00", data).hex() == shown["hash"] == opening["hash"], f"record {at}: the leaf has another hash")
-        leaf = Leaf(data)
-        must(previous in (None, leaf.previous), f"record {at}: the leaf does not follow the one before")
-        must([leaf.kind, str(uuid.UUID(bytes=leaf.id)), leaf.time] == [shown["kind"], shown["id"], shown["time"]],
-             f"record {at}: the leaf has other fields")
-        committed = [(PAYLOADS[kind], commitment.hex()) for kind, _, commitment, _ in leaf.payloads]
-        for answer in (shown, opening):
-            must(committed == [(given["kind"], given["commitment"]) for given in answer["payloads"]],
-                 f"record {at}: the leaf commits to other payloads")
-        for payload, given in zip(leaf.payloads, opening["payloads"]):
-            if given["state"] in ("erased", "expired"):
-                gone += 1
-                continue
-            must((given["state"], payload[1]) == ("clear", CLEAR), f"record {at}: the state is not the leaf's form")
+        try:
+            leaf, states = check_record(url, at)
+            must(previous in (None, leaf.previous), "the leaf does not follow the one before")
+        except (Mismatch, LookupError, TypeError, ValueError, ArithmeticError) as wrong:
+            raise Mismatch(f"record {at}: {wrong if isinstance(wrong, Mismatch) else repr(wrong)}") from None
+        opened, gone, previous = opened + states.count("clear"), gone + len(states) - states.count("clear"), leaf.hash
+    return opened, gone
+
+
+def check_record(url, at):
+    """A record's leaf, and the states of its payloads: what is clear is what the leaf commits to."""
+    shown, opening = (json.loads(get(url, f"/v1/records/{at}{path}")) for path in ("", "/opening"))
+    data = get(url, f"/v1/records/{at}/leaf")
+    must(data.hex() == opening["leaf"], "two leaves")
+    must(sha256(b"\x00", data).hex() == shown["hash"] == opening["hash"], "the leaf has another hash")
+    leaf = Leaf(data)
+    must([leaf.kind, str(uuid.UUID(bytes=leaf.id)), leaf.time] == [shown["kind"], shown["id"], shown["time"]], "the leaf has other fields")
+    committed = [(PAYLOADS[kind], commitment.hex()) for kind, _, commitment, _ in leaf.payloads]
+    for answer in (shown, opening):
+        must(committed == [(given["kind"], given["commitment"]) for given in answer["payloads"]], "the leaf commits to other payloads")
+    for payload, given in zip(leaf.payloads, opening["payloads"]):
+        if given["state"] not in ("erased", "expired"):
+            must((given["state"], payload[1]) == ("clear", CLEAR), "the state is not the leaf's form")
             salt = bytes.fromhex(given["salt"])
             open_payload(None, leaf, payload, salt + given["json"].encode(), salt)
-            opened += 1
-        previous = leaf.hash
-    return opened, gone
+    return leaf, [given["state"] for given in opening["payloads"]]
 
 
 def get(url, path):

@@ -314,17 +314,6 @@ async fn opening(
     conditions::refuse(&request.headers, Refused::KeyAndConditions)?;
     let (record, names) = app.store.opening(&app.tenant, position).await?;
     let record = wanted(record, kind)?;
-    let opened = |view: &PayloadView| {
-        let (salt, json) = match &view.state {
-            PayloadState::Clear { salt, json } => {
-                let text = std::str::from_utf8(json)
-                    .map_err(|_| Problem::internal("a payload is not UTF-8"))?;
-                (Some(Hex(salt).to_string()), Some(text.to_owned()))
-            }
-            PayloadState::Erased | PayloadState::Expired => (None, None),
-        };
-        Ok(OpenedBody { payload: payload(view), salt, json })
-    };
     Ok(receipt::json(&OpeningBody {
         position: record.position.get(),
         leaf: Hex(&record.leaf).to_string(),
@@ -337,6 +326,18 @@ async fn opening(
     }))
 }
 
+fn opened(view: &PayloadView) -> Result<OpenedBody, Problem> {
+    let (salt, json) = match &view.state {
+        PayloadState::Clear { salt, json } => {
+            let text = std::str::from_utf8(json)
+                .map_err(|_| Problem::internal("a payload is not UTF-8"))?;
+            (Some(Hex(salt).to_string()), Some(text.to_owned()))
+        }
+        PayloadState::Erased | PayloadState::Expired => (None, None),
+    };
+    Ok(OpenedBody { payload: payload(view), salt, json })
+}
+
 fn payload(view: &PayloadView) -> PayloadBody {
     let state = match view.state {
         PayloadState::Clear { .. } => "clear",
@@ -344,4 +345,34 @@ fn payload(view: &PayloadView) -> PayloadBody {
         PayloadState::Expired => "expired",
     };
     PayloadBody { kind: view.kind, commitment: view.commitment.to_string(), state }
+}
+
+#[cfg(test)]
+mod tests {
+    use kimberlite_store::words::Hash;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_opening_says_of_a_payload_that_it_is_gone_and_why() {
+        let opening = |state| {
+            let view = PayloadView { kind: "data", commitment: Hash([7; 32]), state };
+            serde_json::to_value(opened(&view).unwrap()).unwrap()
+        };
+        let (kind, commitment) = ("data", "07".repeat(32));
+        let clear = PayloadState::Clear { salt: [1; 16], json: b"{}"[..].into() };
+        assert_eq!(
+            opening(clear),
+            json!({
+                "kind": kind, "commitment": commitment, "state": "clear",
+                "salt": "01".repeat(16), "json": "{}",
+            })
+        );
+        for (state, says) in [(PayloadState::Erased, "erased"), (PayloadState::Expired, "expired")]
+        {
+            let gone = json!({"kind": kind, "commitment": commitment, "state": says});
+            assert_eq!(opening(state), gone);
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -323,6 +324,13 @@ async fn an_origin_is_fixed_at_the_first_start() {
     ));
     let (store, tenant) = place.open().await;
     assert_eq!(covered(&store, &tenant).await.checkpoint.origin, "log.example/dev");
+    // Where none is given it is made from the cluster's id, after which the folder of its keys is named.
+    let place = Place::new();
+    let (store, tenant) = place.open().await;
+    let mut folders = fs::read_dir(place.keys()).unwrap();
+    let cluster = folders.next().unwrap().unwrap().file_name().into_string().unwrap();
+    let origin = format!("kimberlite-{}/dev", &cluster[..16]);
+    assert_eq!((covered(&store, &tenant).await.checkpoint.origin, cluster.len()), (origin, 32));
 }
 
 /// A key that is not on the disk would sign what nobody could verify behind a restart.
