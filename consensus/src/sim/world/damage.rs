@@ -64,7 +64,9 @@ impl<H: Host> World<H> {
         }
         let who = self.atlas.get(&op).copied().unwrap_or_default();
         let same = others().filter(|(r, n)| n.damage != Damage::None && who >> r & 1 == 1).count();
-        let old = op.0 + LONG_COMMITTED <= self.checker.canonical.len() as u64;
+        // What its log ends with is never old: whoever lost that does not know what it had, however far others are.
+        let old = op.0 + LONG_COMMITTED <= self.checker.canonical.len() as u64
+            && op.0 < self.checker.on_disk(replica).len() as u64;
         let gone = |n: &super::Node<H>| matches!(n.wear, Wear::Ruined | Wear::Replaced);
         old && same < spare && !others().any(|(_, n)| n.is_fresh() || gone(n))
     }
