@@ -158,7 +158,7 @@ fn hole_at(
     each_start(segment, known.cluster, at + 1, op.next(), &mut |start, ends| {
         let Start { header, frame: (place, _), .. } = start;
         if end.is_none_or(|end| place == end || (place > end && header.op > op)) {
-            starts.push(Place { at: place, before: header.op, end: ends });
+            starts.push(Beginning { at: place, before: header.op, end: ends });
         }
     })?;
     // Of a file that is closed all but its end mark.
@@ -202,7 +202,7 @@ fn hole_at(
 
 /// Where the beginning of an op lies.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Beginning {
     at: u64,
     /// The op before it, as it says.
     before: Op,
@@ -212,24 +212,28 @@ struct Place {
 
 /// Those that may be where their ops are. That one is not whose next op begins, not where its own ends, but in a later place that is
 /// sure: where the op of that one ends, another begins, or all that is written ends.
-fn linked(places: &[Place], ends: [u64; 2]) -> Vec<Place> {
-    let next = |of: &Place| {
-        let (before, from) = (of.before.next(), of.at);
-        places.iter().filter(move |p| p.before == before && p.at > from)
+fn linked(places: &[Beginning], ends: [u64; 2]) -> Vec<Beginning> {
+    let mut behind: HashMap<Op, Vec<Beginning>> = HashMap::new();
+    for place in places {
+        behind.entry(place.before).or_default().push(*place);
+    }
+    let next = |of: &Beginning| {
+        let from = of.at;
+        behind.get(&of.before.next()).into_iter().flatten().filter(move |p| p.at > from)
     };
-    let leads = |of: &Place| next(of).any(|p| p.at == of.end);
-    let is_sure = |of: &Place| leads(of) || ends.contains(&of.end);
-    let is_stray = |of: &&Place| !leads(of) && next(of).any(is_sure);
+    let leads = |of: &Beginning| next(of).any(|p| p.at == of.end);
+    let is_sure = |of: &Beginning| leads(of) || ends.contains(&of.end);
+    let is_stray = |of: &&Beginning| !leads(of) && next(of).any(is_sure);
     places.iter().filter(|of| !is_stray(of)).copied().collect()
 }
 
 /// The first of the places that is no stray: most of them have later ops in later places. Of those that say the same the last one: a stray
 /// lies in an op that is damaged.
-fn in_order(places: &[Place]) -> Option<u64> {
+fn in_order(places: &[Beginning]) -> Option<u64> {
     // The greatest op that begins a row of one, of two, ... of those that were looked at.
     let mut greatest: Vec<Op> = Vec::new();
     let mut first: Option<(usize, Op, u64)> = None;
-    for Place { at, before: op, .. } in places.iter().rev() {
+    for Beginning { at, before: op, .. } in places.iter().rev() {
         let row = greatest.partition_point(|later| later > op);
         match greatest.get_mut(row) {
             Some(begins) => *begins = (*begins).max(*op),
@@ -278,7 +282,8 @@ mod tests {
     #[test]
     fn strays_are_told_from_places_by_their_order() {
         let place = |ops: &[u64]| {
-            let places = (1..).zip(ops).map(|(at, op)| Place { at, before: Op(*op), end: at + 1 });
+            let places =
+                (1..).zip(ops).map(|(at, op)| Beginning { at, before: Op(*op), end: at + 1 });
             in_order(&places.collect::<Vec<_>>())
         };
         assert_eq!(place(&[]), None);
@@ -297,7 +302,8 @@ mod tests {
     fn strays_that_are_in_order_are_told_from_places_by_where_they_end() {
         let first = |places: &[(u64, u64, u64)], data_end| {
             let places = places.iter();
-            let places = places.map(|(at, op, end)| Place { at: *at, before: Op(*op), end: *end });
+            let places =
+                places.map(|(at, op, end)| Beginning { at: *at, before: Op(*op), end: *end });
             in_order(&linked(&places.collect::<Vec<_>>(), [data_end, 1000]))
         };
         // All is where it ought to be, also where one is missing.
