@@ -15,6 +15,7 @@ use crate::{
     log::{
         SEGMENT_HEAD_BYTES, Segment,
         frame::{FrameHead, Section, front_length, read_section, seal_frame},
+        framed::Spot,
         packed::{self, stretch_head},
         packed_head,
         superblock::decode_copy,
@@ -30,9 +31,12 @@ pub fn op(bytes: &[u8]) {
     decode_copy(bytes);
     read_op(bytes);
     let mut sealed = bytes.to_vec();
-    seal_frame(&mut sealed);
+    seal_frame(&mut sealed, SPOT);
     read_op(&sealed);
 }
+
+/// Where the frame lies.
+const SPOT: Spot = Spot { first_op: 1, offset: SEGMENT_HEAD_BYTES };
 
 fn read_op(bytes: &[u8]) {
     let whole = Bytes::copy_from_slice(bytes);
@@ -43,7 +47,10 @@ fn read_op(bytes: &[u8]) {
     assert!(head.length <= OP_BYTES_MAX);
     let mut at = head.body_at;
     for section in Section::all(&head.header) {
-        let Ok(runs) = read_section(bytes, &mut at, section.leaves_bytes as usize) else { return };
+        let Ok(runs) = read_section(bytes, &mut at, section.leaves_bytes as usize, Some(SPOT))
+        else {
+            return;
+        };
         assert!(runs.leaves.len() + runs.payloads.len() <= bytes.len());
         let Some(segment) = segment(bytes) else { return };
         let mut index = TenantIndex::new(genesis([0; 16]));

@@ -15,7 +15,7 @@ use crate::{
         IdState, NameUse, Prepared, PreparedAppend, PreparedCommand, PreparedDelete, PreparedEvent,
         PreparedIdempotency, Seen, StreamUse,
     },
-    log::{self, superblock::SuperblockFile},
+    log::{self, framed::Spot, superblock::SuperblockFile},
     node::machine::Machine,
     record::{
         Entry, Leaf, LeafFields, PayloadKind, Payloads, RecordKind, Role, encode_leaf, genesis,
@@ -200,8 +200,9 @@ fn ops_are_written_as_the_format_says() {
         machine.submit(TIME_US, prepared, ());
     };
     submit(PreparedCommand::Append(first_append()));
-    let first = machine.seal().unwrap().frame;
-    check("op 1: one event with all there is", &first);
+    let first = Spot { first_op: 1, offset: log::SEGMENT_HEAD_BYTES };
+    let placed = machine.seal().unwrap().frame.placed(first);
+    check("op 1: one event with all there is, where segment 1 begins", placed.bytes());
     let mut submit = |command| {
         let prepared = Prepared { tenant: TENANT, seen_at: 0, command, bytes: 0 };
         machine.submit(TIME_US, prepared, ());
@@ -210,8 +211,10 @@ fn ops_are_written_as_the_format_says() {
     let data = clear(&[(PayloadKind::Data, "2", 0x14)]);
     submit(PreparedCommand::Append(append(0xe1, known(0x53), known(0x52), None, data)));
     submit(PreparedCommand::Delete(deletion()));
-    let second = machine.seal().unwrap().frame;
-    check("op 2: an event and the deletion of its stream, one microsecond later", &second);
+    let second = first.behind(placed.bytes().len());
+    let placed = machine.seal().unwrap().frame.placed(second);
+    let title = "op 2: an event and the deletion of its stream, one microsecond later, behind it";
+    check(title, placed.bytes());
 }
 
 #[test]

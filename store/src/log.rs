@@ -6,6 +6,7 @@ mod ahead;
 mod chunks;
 mod fetch;
 pub(crate) mod frame;
+pub(crate) mod framed;
 #[cfg(feature = "sim")]
 pub(crate) mod holes;
 mod last_page;
@@ -26,6 +27,7 @@ use crate::{
 };
 use ahead::{Ahead, SPARE};
 pub(crate) use fetch::OpReader;
+use framed::{Framed, Spot};
 
 /// The format that this version writes and reads.
 pub(crate) const FORMAT: u32 = 1;
@@ -65,6 +67,11 @@ impl Segment {
     /// The file as it was written, also where it is compressed now.
     pub(crate) fn file(&self) -> Arc<dyn DiskFile> {
         Arc::clone(&self.file.read())
+    }
+
+    /// A place in this segment.
+    pub(crate) fn spot(&self, offset: u64) -> Spot {
+        Spot { first_op: self.first_op, offset }
     }
 
     /// Reads from another generation from now on, which holds the same.
@@ -143,7 +150,7 @@ impl Log {
         for left in disk.list(FOLDER)?.iter().filter(|n| !n.ends_with(SEGMENT_SUFFIX)) {
             disk.remove(&format!("{FOLDER}/{left}"))?;
         }
-        let (pages, ends) = last_page::read(&*segment.file(), at, tip)?;
+        let (pages, ends) = last_page::read(&segment, at, tip)?;
         let room = if ends { at } else { segment.file().length()? };
         let ahead = disk.ahead().map(|pace| {
             let (disk, file) = (Arc::clone(&disk), segment.file());
@@ -168,16 +175,17 @@ impl Log {
     /// After [`WriteError::Fatal`] the log must not be used.
     pub(crate) fn append(
         &mut self,
-        frame: &[u8],
+        frame: &Framed,
         op: u64,
         parent: Identity,
     ) -> Result<Written, WriteError> {
-        let length = frame.len() as u64;
+        let length = frame.bytes().len() as u64;
         if self.at + length + END_MARK_BYTES > self.room {
             self.roll(op, parent, length)?;
         }
         let offset = self.at;
-        self.write_pages(frame).map_err(|e| match e.kind() {
+        let frame = frame.placed(self.spot());
+        self.write_pages(frame.bytes()).map_err(|e| match e.kind() {
             // On a file system that copies on write. Whatever was written is invalid and is overwritten next.
             io::ErrorKind::StorageFull => WriteError::NoRoom(e),
             _ => WriteError::Fatal(e),
@@ -189,9 +197,9 @@ impl Log {
         Ok(Written { segment: Arc::clone(&self.segment), offset })
     }
 
-    /// How far behind a page's beginning the next frame begins, where it fits the open segment.
-    pub(crate) fn lead(&self) -> usize {
-        (self.at % PAGE_BYTES) as usize
+    /// Where the next frame lies, if it fits the open segment.
+    pub(crate) fn spot(&self) -> Spot {
+        self.segment.spot(self.at)
     }
 
     /// Removes what lies at `from` and behind it, durably; `tip` is the op before. A crash in between is mended at the next
@@ -211,11 +219,10 @@ impl Log {
                 ahead.turn_to(self.segment.file(), self.at, self.room);
             }
         }
-        let file = self.segment.file();
-        recovery::blank(&*file, from.offset, self.at)?;
+        recovery::blank(&*self.segment.file(), from.offset, self.at)?;
         self.at = from.offset;
         let ends;
-        (self.pages, ends) = last_page::read(&*file, self.at, tip)?;
+        (self.pages, ends) = last_page::read(&self.segment, self.at, tip)?;
         if ends {
             self.room = self.at;
         }

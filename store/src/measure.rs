@@ -80,7 +80,7 @@ impl Bench {
         }
         let sealed = self.machine.seal().expect("records were written");
         let committed = self.machine.written(&sealed.header);
-        committed.into_iter().next().expect("a quorum of one").frame
+        committed.into_iter().next().expect("a quorum of one").frame.bytes().clone()
     }
 
     /// Checks a frame's blocks as readers and recovery do. Returns the bytes of its runs.
@@ -91,7 +91,8 @@ impl Bench {
         let head = FrameHead::decode(frame).expect("a frame");
         let mut at = head.body_at;
         let runs = Section::all(&head.header).map(|s| {
-            let runs = read_section(frame, &mut at, s.leaves_bytes as usize).expect("a section");
+            let runs =
+                read_section(frame, &mut at, s.leaves_bytes as usize, None).expect("a section");
             runs.leaves.len() + runs.payloads.len()
         });
         runs.sum()

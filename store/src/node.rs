@@ -30,7 +30,7 @@ use crate::{
     limits::{IDLE_SUPERBLOCK_MS, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX},
     log::{
         Log, Written,
-        frame::{FrameHead, Section, read_section},
+        frame::{FrameHead, Section},
         superblock::SuperblockFile,
     },
     tenant::TenantShared,
@@ -534,14 +534,14 @@ fn apply<R>(
     let mut records = 0;
     let mut at = 0;
     if committed.sections.is_empty() {
-        at = FrameHead::decode(&committed.frame).expect("this frame was encoded here").body_at;
+        at = FrameHead::decode(committed.frame.bytes()).expect("a whole frame").body_at;
     }
     for (i, section) in Section::all(&committed.header).enumerate() {
         let read;
         let (runs, hashes) = if let Some((runs, hashes)) = committed.sections.get(i) {
             (runs, Some(&hashes[..]))
         } else {
-            let found = read_section(&committed.frame, &mut at, section.leaves_bytes as usize);
+            let found = committed.frame.section(&mut at, &section);
             read = found.map_err(|(inside, what)| {
                 let offset = written.offset + inside as u64;
                 ReadError::from(Damage { file: written.segment.name.clone(), offset, what })

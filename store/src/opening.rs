@@ -19,7 +19,8 @@ use crate::{
     },
     log::{
         Segment, Written,
-        frame::{Section, SectionRuns, body_of},
+        frame::{Section, SectionRuns},
+        framed::Framed,
         recovery::{self, RecoveredOp, Recovery, Start, Visitor},
     },
     node::{Tenants, engine::Uncommitted},
@@ -280,8 +281,8 @@ impl Replay {
             let Held { segment, offset, length, header, .. } = held;
             let mut frame = vec![0; length as usize];
             segment.file().read_exact_at(&mut frame, offset)?;
-            let frame = frame.into();
-            if body_of(&frame, &header).is_none() {
+            let frame = Framed::new(frame.into(), Some(segment.spot(offset)));
+            if frame.sections(&header).is_none() {
                 return Err(std::io::Error::other("an op is not what it was a moment ago"));
             }
             let written = Written { segment, offset };

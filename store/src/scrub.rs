@@ -442,6 +442,8 @@ mod tests {
         }
         let end = block + 32 + u32_at(&bytes, block + 4);
         bytes[block + 32 + at] ^= 1;
+        // It says nothing of where it lies.
+        bytes[block + 2] = 0;
         let mut crc = crc32fast::Hasher::new();
         crc.update(&bytes[block..block + 28]);
         crc.update(&bytes[block + 32..end]);

@@ -7,7 +7,7 @@ use kimberlite_consensus::{Header, Op};
 
 use super::{
     Log,
-    frame::body_of,
+    framed::Framed,
     recovery::{list_segments, open_segment},
     segment_op,
     walk::{ClosedFrames, Frame},
@@ -57,11 +57,12 @@ impl OpReader {
             }
             let mut bytes = vec![0; length as usize];
             place.frames.segment().file().read_exact_at(&mut bytes, offset)?;
-            let body = body_of(&bytes.into(), &header);
+            let frame = Framed::new(bytes.into(), Some(place.frames.segment().spot(offset)));
+            let body = frame.checked_body(&header);
             if segment != log.segment.first_op {
                 self.at = Some(place);
             }
-            return Ok(body.map(|(body, _)| (header, body)));
+            return Ok(body.map(|body| (header, body)));
         }
         Ok(None)
     }
@@ -78,10 +79,9 @@ impl OpReader {
             if header.op == op {
                 let mut bytes = vec![0; length as usize];
                 place.frames.segment().file().read_exact_at(&mut bytes, offset).ok()?;
-                let frame = Bytes::from(bytes);
-                let head = super::frame::FrameHead::decode(&frame).ok()?;
-                let end = frame.len() - super::frame::FRAME_TAIL_BYTES;
-                return Some((header, frame.slice(head.body_at..end)));
+                let spot = place.frames.segment().spot(offset);
+                let body = Framed::new(bytes.into(), Some(spot)).body()?;
+                return Some((header, body));
             }
         }
         None

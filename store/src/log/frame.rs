@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use kimberlite_consensus::{Header, SECTION_BYTES};
 
+use super::framed::{Framed, Spot};
 use crate::{
     disk::{DIRECT_BYTES_MIN, PAGE_BYTES},
     limits::{BLOCK_BYTES, BLOCK_BYTES_MAX, OP_BYTES_MAX},
@@ -15,6 +16,8 @@ pub(crate) const FRAME_END: [u8; 4] = *b"<KOP";
 pub(crate) const FRAME_HEAD_BYTES: usize = 20;
 pub(crate) const FRAME_TAIL_BYTES: usize = 8;
 pub(crate) const BLOCK_HEAD_BYTES: usize = 32;
+/// Whether a block's checksum covers where it lies.
+const BLOCK_PLACED_AT: usize = 2;
 const BLOCK_CRC_AT: usize = 28;
 
 /// What a block holds.
@@ -55,8 +58,14 @@ impl Section {
     }
 }
 
-/// Writes a run of bytes as blocks behind `out`, whose first `frame_at` bytes lie before the frame.
-fn push_blocks(out: &mut Vec<u8>, frame_at: usize, kind: BlockKind, run: &[u8]) -> Vec<RunBlock> {
+/// Writes a run of bytes as blocks behind `out`, whose first `frame_at` bytes lie before the frame, which will lie at `spot`.
+fn push_blocks(
+    out: &mut Vec<u8>,
+    frame_at: usize,
+    kind: BlockKind,
+    run: &[u8],
+    spot: Option<Spot>,
+) -> Vec<RunBlock> {
     let mut blocks = Vec::with_capacity(run.len().div_ceil(BLOCK_BYTES));
     for (i, content) in run.chunks(BLOCK_BYTES).enumerate() {
         let at = out.len();
@@ -64,11 +73,12 @@ fn push_blocks(out: &mut Vec<u8>, frame_at: usize, kind: BlockKind, run: &[u8]) 
         let length = (content.len() as u32).to_le_bytes();
         let mut head = [0; BLOCK_HEAD_BYTES];
         head[1] = kind as u8;
+        head[BLOCK_PLACED_AT] = u8::from(spot.is_some());
         head[4..8].copy_from_slice(&length);
         head[8..12].copy_from_slice(&length);
         out.extend_from_slice(&head);
         out.extend_from_slice(content);
-        let crc = block_crc(&out[at..]);
+        let crc = block_crc(&out[at..], spot.map(|spot| spot.behind(at - frame_at)));
         out[at + BLOCK_CRC_AT..at + BLOCK_HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
     }
     blocks
@@ -79,11 +89,25 @@ fn blocks_bytes(run: &[u8]) -> usize {
     run.len() + run.len().div_ceil(BLOCK_BYTES) * BLOCK_HEAD_BYTES
 }
 
-fn block_crc(block: &[u8]) -> u32 {
+/// The checksum of a block that says that it lies at `spot`, or nothing of where it lies.
+fn block_crc(block: &[u8], spot: Option<Spot>) -> u32 {
+    let mut head: [u8; BLOCK_CRC_AT] = block[..BLOCK_CRC_AT].try_into().expect("a block's head");
+    head[BLOCK_PLACED_AT] = 0;
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&block[..BLOCK_CRC_AT]);
+    crc.update(&head);
     crc.update(&block[BLOCK_HEAD_BYTES..]);
-    crc.finalize()
+    crc.finalize() ^ spot.map_or(0, Spot::code)
+}
+
+/// Has the block at the front, which lies at `from` if it says so, say that it lies at `to`, or nothing of that. Returns how
+/// many bytes it takes; `None` where there is no block. Whether it holds stays as it was.
+pub(super) fn turn_block(bytes: &mut [u8], from: Option<Spot>, to: Option<Spot>) -> Option<usize> {
+    let BlockHead { stored, placed, .. } = BlockHead::decode(bytes).ok()?;
+    let was = if placed { from?.code() } else { 0 };
+    let change = (was ^ to.map_or(0, Spot::code)).to_le_bytes();
+    bytes[BLOCK_PLACED_AT] = u8::from(to.is_some());
+    bytes[BLOCK_CRC_AT..BLOCK_HEAD_BYTES].iter_mut().zip(change).for_each(|(b, c)| *b ^= c);
+    Some(BLOCK_HEAD_BYTES + stored)
 }
 
 /// The head of a block, checked for its form.
@@ -92,6 +116,8 @@ pub(crate) struct BlockHead {
     pub(crate) kind: BlockKind,
     /// Bytes behind the head.
     pub(crate) stored: usize,
+    /// Whether the checksum covers where the block lies.
+    placed: bool,
 }
 
 impl BlockHead {
@@ -104,22 +130,29 @@ impl BlockHead {
         };
         let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("4"));
         let stored = u32_at(4) as usize;
-        if head[0] != 0 || u32_at(12) != 0 {
-            return Err("a block's codec or key is unknown to this version");
+        let placed = head[BLOCK_PLACED_AT] == 1;
+        if head[0] != 0 || head[BLOCK_PLACED_AT] > 1 || head[3] != 0 || u32_at(12) != 0 {
+            return Err("a block's codec, form or key is unknown to this version");
         }
         if stored == 0 || stored > BLOCK_BYTES_MAX || u32_at(8) as usize != stored {
             return Err("a block's length cannot be");
         }
-        Ok(Self { kind, stored })
+        Ok(Self { kind, stored, placed })
     }
 }
 
-/// Checks the block at the front of `bytes`: its content, and how many bytes it takes.
-pub(crate) fn read_block(bytes: &[u8]) -> Result<(BlockKind, &[u8], usize), &'static str> {
+/// Checks the block at the front of `bytes`, which lies at `spot` of the log: its content, and how many bytes it takes.
+pub(crate) fn read_block(
+    bytes: &[u8],
+    spot: Option<Spot>,
+) -> Result<(BlockKind, &[u8], usize), &'static str> {
     let head = BlockHead::decode(bytes)?;
     let whole = bytes.get(..BLOCK_HEAD_BYTES + head.stored).ok_or("a block is cut off")?;
     let crc = u32::from_le_bytes(whole[BLOCK_CRC_AT..BLOCK_HEAD_BYTES].try_into().expect("4"));
-    if crc != block_crc(whole) {
+    if head.placed && spot.is_none() {
+        return Err("a block says where it lies, and it lies nowhere");
+    }
+    if crc != block_crc(whole, spot.filter(|_| head.placed)) {
         return Err("a block's checksum does not match");
     }
     Ok((head.kind, &whole[BLOCK_HEAD_BYTES..], whole.len()))
@@ -132,64 +165,39 @@ pub(crate) struct Runs {
     pub(crate) payloads: Vec<u8>,
 }
 
-/// Builds the frame of an op from its sections' runs, and says where in it they lie.
+/// Builds the frame of an op from its sections' runs, and says where in it they lie. Its blocks say that it lies at `spot`.
 ///
-/// A large frame lies in memory so that its bytes behind the first `PAGE_BYTES - lead` begin at a page: a file
-/// that takes it `lead` bytes behind a page's beginning can be written from there.
+/// A large frame lies in memory so that its first page in a file begins at a page: it can be written from there.
 pub(crate) fn encode_frame(
     header: &Header,
     previous: Option<&Header>,
     sections: Vec<Runs>,
-    lead: usize,
-) -> (Bytes, Vec<SectionRuns>) {
+    spot: Option<Spot>,
+) -> (Framed, Vec<SectionRuns>) {
     let bytes = |runs: &Runs| blocks_bytes(&runs.leaves) + blocks_bytes(&runs.payloads);
     let body = sections.iter().map(bytes).sum();
-    let (mut out, frame_at, length) = front(header, previous, body, lead);
+    let (mut out, frame_at, length) = front(header, previous, body, spot);
     let mut placed = Vec::with_capacity(sections.len());
     for Runs { leaves, payloads } in sections {
-        let leaf_blocks = push_blocks(&mut out, frame_at, BlockKind::Leaves, &leaves);
-        let payload_blocks = push_blocks(&mut out, frame_at, BlockKind::Payloads, &payloads);
+        let leaf_blocks = push_blocks(&mut out, frame_at, BlockKind::Leaves, &leaves, spot);
+        let payload_blocks = push_blocks(&mut out, frame_at, BlockKind::Payloads, &payloads, spot);
         placed.push(SectionRuns { leaves, payloads, leaf_blocks, payload_blocks });
     }
-    (finish(out, frame_at, length), placed)
-}
-
-/// The body of an op whose frame this is, with its sections, if every byte of it holds. What is given to others must be
-/// what was checked, not what is read anew behind that.
-pub(crate) fn body_of(
-    frame: &Bytes,
-    header: &Header,
-) -> Option<(Bytes, Vec<(Section, SectionRuns)>)> {
-    let head = FrameHead::decode(frame).ok().filter(|head| head.header == *header)?;
-    let mut at = head.body_at;
-    let mut sections = Vec::new();
-    for section in Section::all(header) {
-        let runs = read_section(frame, &mut at, section.leaves_bytes as usize).ok()?;
-        sections.push((section, runs));
-    }
-    let whole = at + FRAME_TAIL_BYTES == frame.len() && head.tail_holds(frame);
-    whole.then(|| (frame.slice(head.body_at..at), sections))
-}
-
-/// Builds the frame of an op around its sections' blocks, which are as they came.
-pub(crate) fn frame_around(header: &Header, previous: Option<&Header>, body: &[u8]) -> Bytes {
-    let (mut out, frame_at, length) = front(header, previous, body.len(), 0);
-    out.extend_from_slice(body);
-    finish(out, frame_at, length)
+    (Framed::new(finish(out, frame_at, length), spot), placed)
 }
 
 /// Begins a frame: the buffer, where in it the frame begins, and how long it will be.
-fn front(
+pub(super) fn front(
     header: &Header,
     previous: Option<&Header>,
     body: usize,
-    lead: usize,
+    spot: Option<Spot>,
 ) -> (Vec<u8>, usize, usize) {
     let header = header.encode();
     let previous = previous.map(Header::encode).unwrap_or_default();
     let length = FRAME_HEAD_BYTES + header.len() + previous.len() + body + FRAME_TAIL_BYTES;
     assert!(length <= OP_BYTES_MAX, "commands are bounded, so ops are");
-    let mut out = room(length, lead);
+    let mut out = room(length, spot);
     let frame_at = out.len();
     out.extend_from_slice(&START);
     for n in [length, header.len(), previous.len()] {
@@ -205,18 +213,19 @@ fn front(
     (out, frame_at, length)
 }
 
-fn finish(mut out: Vec<u8>, frame_at: usize, length: usize) -> Bytes {
+pub(super) fn finish(mut out: Vec<u8>, frame_at: usize, length: usize) -> Bytes {
     out.extend_from_slice(&frame_tail(length));
     assert!(out.len() == frame_at + length, "the length was known before");
     Bytes::from(out).slice(frame_at..)
 }
 
 /// An empty buffer for `length` bytes; for many, with as much in front as [`encode_frame`] promises.
-fn room(length: usize, lead: usize) -> Vec<u8> {
+pub(super) fn room(length: usize, spot: Option<Spot>) -> Vec<u8> {
     if length < DIRECT_BYTES_MIN {
         return Vec::with_capacity(length);
     }
     let page = PAGE_BYTES as usize;
+    let lead = spot.map_or(0, |spot| spot.offset % PAGE_BYTES) as usize;
     let mut out: Vec<u8> = Vec::with_capacity(length + page);
     let front = (out.as_ptr().align_offset(page) + lead) % page;
     out.resize(front, 0);
@@ -339,7 +348,7 @@ fn place(blocks: &[RunBlock], at: usize) -> RunPlace {
     RunPlace { block: blocks[i].offset, inside: (at - blocks[i].before as usize) as u16 }
 }
 
-/// Reads the section that begins at `*at` in a frame and moves `*at` behind it.
+/// Reads the section that begins at `*at` in a frame that lies at `spot`, and moves `*at` behind it.
 ///
 /// # Errors
 /// What does not hold and where in the frame.
@@ -347,8 +356,10 @@ pub(crate) fn read_section(
     frame: &[u8],
     at: &mut usize,
     leaves_bytes: usize,
+    spot: Option<Spot>,
 ) -> Result<SectionRuns, (usize, &'static str)> {
     let end = frame.len().saturating_sub(FRAME_TAIL_BYTES);
+    let block = |at: usize| read_block(rest(frame, at, end), spot.map(|spot| spot.behind(at)));
     let mut runs = SectionRuns {
         leaves: Vec::with_capacity(leaves_bytes.min(end)),
         payloads: Vec::new(),
@@ -356,8 +367,7 @@ pub(crate) fn read_section(
         payload_blocks: Vec::new(),
     };
     while runs.leaves.len() < leaves_bytes {
-        let (kind, content, taken) =
-            read_block(rest(frame, *at, end)).map_err(|what| (*at, what))?;
+        let (kind, content, taken) = block(*at).map_err(|what| (*at, what))?;
         if kind != BlockKind::Leaves {
             return Err((*at, "a leaf block is missing"));
         }
@@ -371,7 +381,7 @@ pub(crate) fn read_section(
     }
     runs.payloads.reserve(payload_bytes(rest(frame, *at, end)));
     while *at < end && rest(frame, *at, end).get(1) == Some(&(BlockKind::Payloads as u8)) {
-        let (_, content, taken) = read_block(rest(frame, *at, end)).map_err(|what| (*at, what))?;
+        let (_, content, taken) = block(*at).map_err(|what| (*at, what))?;
         let before = runs.payloads.len() as u32;
         runs.payload_blocks.push(RunBlock { before, offset: *at as u32 });
         runs.payloads.extend_from_slice(content);
@@ -398,9 +408,9 @@ fn rest(frame: &[u8], at: usize, end: usize) -> &[u8] {
     frame.get(at..end).unwrap_or_default()
 }
 
-/// Gives bytes the sentinels and checksums of a frame, wherever they lie in it, and leaves the rest as it is.
+/// Gives bytes the sentinels and checksums of a frame at `spot`, wherever they lie in it, and leaves the rest as it is.
 #[cfg(feature = "fuzz")]
-pub(crate) fn seal_frame(frame: &mut [u8]) {
+pub(crate) fn seal_frame(frame: &mut [u8], spot: Spot) {
     let length = frame.len();
     if length < FRAME_HEAD_BYTES + FRAME_TAIL_BYTES {
         return;
@@ -422,10 +432,13 @@ pub(crate) fn seal_frame(frame: &mut [u8]) {
         let stored = u32_at(frame, at + 4).clamp(1, left.min(BLOCK_BYTES_MAX));
         let block = &mut frame[at..at + BLOCK_HEAD_BYTES + stored];
         block[0] = 0;
+        block[BLOCK_PLACED_AT] &= 1;
+        block[3] = 0;
         block[4..8].copy_from_slice(&(stored as u32).to_le_bytes());
         block[8..12].copy_from_slice(&(stored as u32).to_le_bytes());
         block[12..16].fill(0);
-        let crc = block_crc(block);
+        let placed = block[BLOCK_PLACED_AT] == 1;
+        let crc = block_crc(block, placed.then(|| spot.behind(at)));
         block[BLOCK_CRC_AT..BLOCK_HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
         at += BLOCK_HEAD_BYTES + stored;
     }
@@ -443,9 +456,10 @@ mod tests {
         let (cluster, parent) = ([1; 16], Identity::root([1; 16]));
         let (op, view, sections) = (Op(1), View(4), Bytes::new());
         let header = Header { cluster, op, view, parent, time_us: 1, members, sections };
-        let frame = frame_around(&header, None, &[]);
-        let head = FrameHead::decode(&frame).unwrap();
-        assert!(head.tail_holds(&frame) && head.body_at + FRAME_TAIL_BYTES == frame.len());
+        let frame = Framed::around(&header, None, &[]);
+        let frame = frame.bytes();
+        let head = FrameHead::decode(frame).unwrap();
+        assert!(head.tail_holds(frame) && head.body_at + FRAME_TAIL_BYTES == frame.len());
         assert_eq!((head.header.clone(), Section::all(&head.header).count()), (header, 0));
         for n in 0..head.body_at {
             assert!(FrameHead::decode(&frame.slice(..n)).is_err(), "{n} bytes");
@@ -466,13 +480,15 @@ mod tests {
         let page = PAGE_BYTES as usize;
         for lead in [0, 1, 777, page - 1] {
             let runs = || Runs { leaves: vec![1; 100_000], payloads: vec![2; 200_000] };
-            let (frame, placed) = encode_frame(&header, None, vec![runs()], lead);
+            let spot = Some(Spot { first_op: 1, offset: (page + lead) as u64 });
+            let (frame, placed) = encode_frame(&header, None, vec![runs()], spot);
+            let frame = frame.bytes();
             let first = (page - lead) % page;
             assert_eq!(frame[first..].as_ptr().align_offset(page), 0, "{lead}");
-            let head = FrameHead::decode(&frame).unwrap();
-            assert!(head.tail_holds(&frame));
+            let head = FrameHead::decode(frame).unwrap();
+            assert!(head.tail_holds(frame));
             let mut at = head.body_at;
-            let read = read_section(&frame, &mut at, 100_000).unwrap();
+            let read = read_section(frame, &mut at, 100_000, spot).unwrap();
             assert_eq!((&read.leaves, &read.payloads), (&runs().leaves, &runs().payloads));
             for at in [0, 65_535, 65_536, 99_999] {
                 assert_eq!(placed[0].leaf_place(at), read.leaf_place(at));

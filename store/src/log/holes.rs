@@ -11,7 +11,8 @@ use super::{
     END_MARK_BYTES, FOLDER, HEAD_SAID_BYTES, Head, HeadForm, SEGMENT_HEAD_BYTES, Segment,
     chunks::Chunks,
     decode_segment_head, encode_segment_head, end_segment,
-    frame::{FrameHead, Section, body_of},
+    frame::{FrameHead, Section},
+    framed::Framed,
     head_form, read_end_mark,
     recovery::{Start, list_segments},
     segment_op,
@@ -270,7 +271,8 @@ pub(crate) fn read(
         }
         let mut bytes = vec![0; length as usize];
         frames.segment().file().read_exact_at(&mut bytes, offset)?;
-        return Ok(body_of(&bytes.into(), &header).map(|(body, _)| (header, body)));
+        let frame = Framed::new(bytes.into(), Some(frames.segment().spot(offset)));
+        return Ok(frame.checked_body(&header).map(|body| (header, body)));
     }
     Ok(None)
 }

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use kimberlite_consensus::Identity;
 
 use super::{
-    SEGMENT_HEAD_BYTES,
-    frame::{FRAME_TAIL_BYTES, FrameHead, body_of, frame_tail},
+    SEGMENT_HEAD_BYTES, Segment,
+    frame::{FRAME_TAIL_BYTES, FrameHead, frame_tail},
+    framed::{Framed, Spot},
 };
 use crate::{
     disk::{DiskFile, PAGE_BYTES},
@@ -20,9 +21,9 @@ use crate::{
 
 /// What lies before `at` in its page, behind which the op `tip` ends; and whether it does not hold, so that it may not be
 /// written again and the segment has to end here.
-pub(super) fn read(file: &dyn DiskFile, at: u64, tip: Identity) -> io::Result<(Vec<u8>, bool)> {
+pub(super) fn read(segment: &Segment, at: u64, tip: Identity) -> io::Result<(Vec<u8>, bool)> {
     let before = (at % PAGE_BYTES) as usize;
-    match checked(file, at, before, tip) {
+    match checked(segment, at, before, tip) {
         Ok(Some(page)) => Ok((page, false)),
         Ok(None) => Ok((vec![0; before], true)),
         // Less is there than there was: it is damaged.
@@ -33,7 +34,7 @@ pub(super) fn read(file: &dyn DiskFile, at: u64, tip: Identity) -> io::Result<(V
 
 /// The last `before` bytes, where every op that has a part in them holds.
 fn checked(
-    file: &dyn DiskFile,
+    segment: &Segment,
     at: u64,
     before: usize,
     tip: Identity,
@@ -41,16 +42,17 @@ fn checked(
     if before == 0 {
         return Ok(Some(Vec::new()));
     }
+    let file = segment.file();
     let mut from = at;
     while from > at - before as u64 {
-        let Some(begins) = begin(file, from)? else { return Ok(None) };
+        let Some(begins) = begin(&*file, from)? else { return Ok(None) };
         from = begins;
     }
     let mut bytes = vec![0; (at - from) as usize];
     file.read_exact_at(&mut bytes, from)?;
     let bytes = Bytes::from(bytes);
     let page = bytes.slice(bytes.len() - before..).to_vec();
-    Ok((last(bytes) == Some(tip)).then_some(page))
+    Ok((last(bytes, segment.spot(from)) == Some(tip)).then_some(page))
 }
 
 /// Where the frame begins that ends at `end`.
@@ -64,13 +66,14 @@ fn begin(file: &dyn DiskFile, end: u64) -> io::Result<Option<u64>> {
     Ok(begins.filter(|_| can_be))
 }
 
-/// The last one of these frames, if each of them holds and follows the one before.
-fn last(mut frames: Bytes) -> Option<Identity> {
+/// The last one of these frames, the first of which lies at `spot`, if each of them holds and follows the one before.
+fn last(mut frames: Bytes, mut spot: Spot) -> Option<Identity> {
     let mut last = None;
     while !frames.is_empty() {
         let head = FrameHead::decode(&frames).ok()?;
         let frame = (head.length <= frames.len()).then(|| frames.split_to(head.length))?;
-        body_of(&frame, &head.header)?;
+        Framed::new(frame, Some(spot)).sections(&head.header)?;
+        spot = spot.behind(head.length);
         if last.is_some_and(|last| last != head.header.parent) {
             return None;
         }

@@ -88,10 +88,12 @@ impl RunReader {
         let slot = kind as usize - 1;
         if self.checked[slot].as_ref().is_none_or(|(at, ..)| *at != offset) {
             self.fill(offset, BLOCK_HEAD_BYTES)?;
+            let spot = self.segment.as_ref().map(|segment| segment.spot(offset));
             let head = BlockHead::decode(self.bytes(offset));
             let head = head.map_err(|what| self.damage(offset, what))?;
             self.fill(offset, BLOCK_HEAD_BYTES + head.stored)?;
-            let read = read_block(self.bytes(offset)).map(|(k, c, taken)| (k, c.to_vec(), taken));
+            let read =
+                read_block(self.bytes(offset), spot).map(|(k, c, taken)| (k, c.to_vec(), taken));
             let (found, content, taken) = read.map_err(|what| self.damage(offset, what))?;
             if found != kind {
                 return Err(self.damage(offset, "a block is not of the kind that the index says"));

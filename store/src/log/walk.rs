@@ -30,6 +30,7 @@ pub(super) fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
         Err(what) => return Ok(Err(what)),
     };
     let frame = file.get(at, head.length)?;
+    let spot = Some(file.segment.spot(at));
     let damage = |offset: usize, what| file.damage(at + offset as u64, what);
     let mut sections = Vec::new();
     let mut body_at = head.body_at;
@@ -37,7 +38,7 @@ pub(super) fn read_frame(file: &mut Chunks, at: u64) -> io::Result<FrameRead> {
     for section in Section::all(&head.header) {
         let runs = match &failed {
             Some(damage) => Err(damage.clone()),
-            None => read_section(&frame, &mut body_at, section.leaves_bytes as usize)
+            None => read_section(&frame, &mut body_at, section.leaves_bytes as usize, spot)
                 .map_err(|(offset, what)| damage(offset, what)),
         };
         // Behind damage the next section's place is unknown: it counts as damaged too.

@@ -27,7 +27,8 @@ use crate::{
     kernel::Prepared,
     log::{
         OpReader, WriteError, Written,
-        frame::{FRAME_TAIL_BYTES, FrameHead, Section, frame_around, read_section},
+        frame::{FRAME_TAIL_BYTES, FrameHead, Section},
+        framed::Framed,
     },
 };
 
@@ -37,7 +38,7 @@ enum Job {
     /// `checked` where the op was made here.
     Write {
         header: Header,
-        frame: Bytes,
+        frame: Framed,
         checked: bool,
     },
     Superblock(Superblock),
@@ -77,7 +78,7 @@ pub(crate) enum Stop {
 #[derive(Debug)]
 struct Placed {
     header: Header,
-    frame: Bytes,
+    frame: Framed,
     /// Its body is known to be what the header says.
     holds: bool,
 }
@@ -125,7 +126,7 @@ pub(crate) struct Engine<R> {
 pub(crate) struct Uncommitted {
     pub(crate) header: Header,
     pub(crate) written: Written,
-    pub(crate) frame: Bytes,
+    pub(crate) frame: Framed,
 }
 
 impl<R> Engine<R> {
@@ -201,8 +202,9 @@ impl<R> Engine<R> {
             let early = self.machine.take_waiting().into_iter();
             self.answers.extend(early.map(|(reply, answer)| (reply, Some(answer))));
         }
-        let lead = self.files.log.lead();
-        if let Some(sealed) = self.machine.seal_to(now_ms, lead, &mut out) {
+        // What others are to be given says nothing of where it lies here.
+        let spot = self.machine.replica().is_alone().then(|| self.files.log.spot());
+        if let Some(sealed) = self.machine.seal_to(now_ms, spot, &mut out) {
             self.place(sealed.header, sealed.frame, true);
         }
         self.carry_out(out)?;
@@ -257,7 +259,7 @@ impl<R> Engine<R> {
         }
     }
 
-    fn place(&mut self, header: Header, frame: Bytes, checked: bool) {
+    fn place(&mut self, header: Header, frame: Framed, checked: bool) {
         let placed = Placed { header: header.clone(), frame: frame.clone(), holds: checked };
         self.pending.insert(header.op.0, placed);
         self.jobs.push_back(Job::Write { header, frame, checked });
@@ -281,7 +283,7 @@ impl<R> Engine<R> {
             match output {
                 Output::Write { header, previous, body } => {
                     let body = body.unwrap_or_default();
-                    let frame = frame_around(&header, previous.as_ref(), &body);
+                    let frame = Framed::around(&header, previous.as_ref(), &body);
                     self.place(header, frame, false);
                 }
                 Output::Commit { op } => self.commit(op)?,
@@ -319,11 +321,7 @@ impl<R> Engine<R> {
         let found = match self.pending.get(&op.0) {
             // It came from another and waits to be written; that it is checked then is too late for this.
             Some(placed) if !self.serves(placed) => None,
-            Some(Placed { header, frame, .. }) => {
-                let head = FrameHead::decode(frame).expect("this frame was encoded here");
-                let body = frame.slice(head.body_at..frame.len() - FRAME_TAIL_BYTES);
-                Some((header.clone(), body))
-            }
+            Some(Placed { header, frame, .. }) => frame.body().map(|body| (header.clone(), body)),
             None => self.read(op),
         };
         let Some((header, body)) = found else { return };
@@ -388,7 +386,7 @@ impl<R> Engine<R> {
         &mut self,
         now_ms: u64,
         header: &Header,
-        frame: &Bytes,
+        frame: &Framed,
         checked: bool,
     ) -> Result<Done, Stop> {
         let (op, identity) = (header.op, header.identity());
@@ -408,20 +406,19 @@ impl<R> Engine<R> {
         self.end = identity;
         self.places.insert(op.0, written);
         self.step(now_ms, Input::Written { op, identity })?;
-        Ok(Done::Written { op, identity, bytes: frame.len() })
+        Ok(Done::Written { op, identity, bytes: frame.bytes().len() })
     }
 
     /// Whether a frame's leaves, payloads and chains are what its header says.
-    fn holds(&self, header: &Header, frame: &Bytes) -> bool {
+    fn holds(&self, header: &Header, frame: &Framed) -> bool {
         #[cfg(feature = "sim")]
         if self.mutant == Some(Mutant::AnyBody) {
             return true;
         }
-        let Ok(head) = FrameHead::decode(frame) else { return false };
+        let Ok(head) = FrameHead::decode(frame.bytes()) else { return false };
         let mut at = head.body_at;
         for section in Section::all(header) {
-            let bytes = section.leaves_bytes as usize;
-            let Ok(runs) = read_section(frame, &mut at, bytes) else { return false };
+            let Ok(runs) = frame.section(&mut at, &section) else { return false };
             let before = self.chain_before(header.op, &section.tenant);
             if before.is_some_and(|(next, _)| next != section.first_position)
                 || index::holds(&section, &runs, before.map(|(_, chain)| chain)).is_err()
@@ -429,7 +426,7 @@ impl<R> Engine<R> {
                 return false;
             }
         }
-        at + FRAME_TAIL_BYTES == frame.len()
+        at + FRAME_TAIL_BYTES == frame.bytes().len()
     }
 
     /// Records and chain head of a tenant's log before `op`; `None` where the tenant is not known here yet.
@@ -474,7 +471,7 @@ impl<R> Engine<R> {
             self.answers.extend(answers.map(|(reply, answer)| (reply, Some(answer))));
             #[cfg(feature = "sim")]
             self.committed.push(committed.header.clone());
-            let bytes = committed.frame.len() as u64;
+            let bytes = committed.frame.bytes().len() as u64;
             let behind = Behind { header: committed.header, written, bytes };
             self.checkpoints.note(&self.tenants, records, &behind);
         }

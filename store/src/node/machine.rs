@@ -24,7 +24,10 @@ use crate::{
         decide_append, decide_delete, decide_fork, decide_stamp, decide_tenant,
     },
     limits::{OP_BYTES_TARGET, OP_RECORDS_MAX},
-    log::frame::{Runs, Section, SectionRuns, encode_frame},
+    log::{
+        frame::{Runs, Section, SectionRuns, encode_frame},
+        framed::{Framed, Spot},
+    },
     record::{LeafFields, Role, encode_leaf, leaf_hash},
     words::{Hash, Position, Reference, Timestamp, Version},
 };
@@ -52,14 +55,14 @@ pub(crate) enum Answer {
 #[derive(Debug)]
 pub(crate) struct Sealed {
     pub(crate) header: Header,
-    pub(crate) frame: Bytes,
+    pub(crate) frame: Framed,
 }
 
 /// An op that is committed, with the answers that waited for it.
 #[derive(Debug)]
 pub(crate) struct Committed<R> {
     pub(crate) header: Header,
-    pub(crate) frame: Bytes,
+    pub(crate) frame: Framed,
     /// Section by section: its runs, and its records' hashes; none where the op was not made here.
     pub(crate) sections: Vec<(SectionRuns, Vec<Hash>)>,
     pub(crate) answers: Vec<(R, Answer)>,
@@ -77,7 +80,7 @@ struct Building {
 #[derive(Debug)]
 struct InFlight<R> {
     header: Header,
-    frame: Bytes,
+    frame: Framed,
     sections: Vec<(SectionRuns, Vec<Hash>)>,
     answers: Vec<(R, Answer)>,
 }
@@ -330,9 +333,14 @@ impl<R> Machine<R> {
         (position, writes.chain_head)
     }
 
-    /// Closes the op being built and says what to write, `lead` bytes behind the beginning of a page if that can be;
-    /// `None` where it holds no records. What else is to be done is pushed to `out`.
-    pub(crate) fn seal_to(&mut self, now_ms: u64, lead: usize, out: &mut Outbox) -> Option<Sealed> {
+    /// Closes the op being built and says what to write, at `spot` if that can be; `None` where it holds no records. What
+    /// else is to be done is pushed to `out`.
+    pub(crate) fn seal_to(
+        &mut self,
+        now_ms: u64,
+        spot: Option<Spot>,
+        out: &mut Outbox,
+    ) -> Option<Sealed> {
         if self.building.is_empty() || !self.replica.takes_requests() {
             return None;
         }
@@ -362,7 +370,7 @@ impl<R> Machine<R> {
             unreachable!("a primary answers a request with a write first")
         };
         out.extend(prepared);
-        let (frame, runs) = encode_frame(&header, previous.as_ref(), body, lead);
+        let (frame, runs) = encode_frame(&header, previous.as_ref(), body, spot);
         let sections = runs.into_iter().zip(hashes).collect();
         let sealed = Sealed { header: header.clone(), frame: frame.clone() };
         let answers = std::mem::take(&mut self.waiting);
@@ -373,7 +381,7 @@ impl<R> Machine<R> {
     #[cfg(any(test, feature = "bench"))]
     /// [`Machine::seal_to`], where there is nobody to send anything to.
     pub(crate) fn seal(&mut self) -> Option<Sealed> {
-        self.seal_to(0, 0, &mut Outbox::new())
+        self.seal_to(0, None, &mut Outbox::new())
     }
 
     #[cfg(any(test, feature = "bench"))]

@@ -2,7 +2,6 @@
 
 use std::{io, sync::Arc};
 
-use bytes::Bytes;
 use kimberlite_consensus::{
     Entry, Envelope, Form, Header, Identity, Input, Mender, Message, Op, ReplicaId, Superblock,
     Told,
@@ -12,8 +11,9 @@ use crate::{
     disk::Disk,
     index,
     log::{
-        frame::{body_of, frame_around},
+        framed::{Framed, Spot},
         holes::{self, Hole},
+        segment_op,
         superblock::SuperblockFile,
     },
 };
@@ -146,11 +146,13 @@ impl Mending {
     /// Writes an op where it lay.
     fn put_back(&mut self, entry: &Entry, previous: Option<&Header>) -> io::Result<()> {
         self.repaired.push((entry.header.op, entry.header.identity()));
-        let frame = frame_around(&entry.header, previous, &entry.body);
-        let at = self.to.checked_sub(frame.len() as u64).filter(|at| *at >= self.hole.from);
+        let frame = Framed::around(&entry.header, previous, &entry.body);
+        let at = self.to.checked_sub(frame.bytes().len() as u64).filter(|at| *at >= self.hole.from);
         let at = at.ok_or_else(does_not_fit)?;
         let file = self.disk.open(&self.hole.path)?;
-        file.write_all_at(&frame, at)?;
+        let first_op = segment_op(&self.hole.path).ok_or_else(does_not_fit)?;
+        let frame = frame.placed(Spot { first_op, offset: at });
+        file.write_all_at(frame.bytes(), at)?;
         file.sync()?;
         self.to = at;
         Ok(())
@@ -171,8 +173,8 @@ fn does_not_fit() -> io::Error {
 
 /// Whether an op's body is what its header says.
 fn holds(entry: &Entry) -> bool {
-    let frame: Bytes = frame_around(&entry.header, None, &entry.body);
-    body_of(&frame, &entry.header).is_some_and(|(_, sections)| {
+    let frame = Framed::around(&entry.header, None, &entry.body);
+    frame.sections(&entry.header).is_some_and(|sections| {
         sections.iter().all(|(section, runs)| index::holds(section, runs, None).is_ok())
     })
 }

@@ -9,7 +9,8 @@ use crate::{
     append::{Append, Expected, NewEvent, StreamAppend},
     log::{
         SEGMENT_HEAD_BYTES,
-        frame::{FrameHead, Runs, body_of, encode_frame},
+        frame::{FrameHead, Runs, encode_frame},
+        framed::{Framed, Spot},
     },
     read::{PayloadState, Shape},
     record::{Entry, Leaf, PayloadKind},
@@ -71,7 +72,8 @@ fn drop_payloads(folder: &Path, gone: &[(PayloadKind, u8)]) {
         }
         at = end;
     };
-    let (_, mut sections) = body_of(&frame, &head.header).unwrap();
+    let spot = Some(Spot { first_op: 1, offset: at as u64 });
+    let mut sections = Framed::new(frame.clone(), spot).sections(&head.header).unwrap();
     let (_, runs) = sections.pop().unwrap();
     let leaf = Leaf::decode(&runs.leaves[2..]).unwrap();
     let (mut left, mut payloads) = (&runs.payloads[..], Vec::new());
@@ -84,9 +86,10 @@ fn drop_payloads(folder: &Path, gone: &[(PayloadKind, u8)]) {
         }
     }
     let runs = Runs { leaves: runs.leaves, payloads };
-    let (shorter, _) = encode_frame(&head.header, head.previous.as_ref(), vec![runs], 0);
+    let (shorter, _) = encode_frame(&head.header, head.previous.as_ref(), vec![runs], spot);
+    let shorter = shorter.bytes();
     file[at..at + frame.len()].fill(0);
-    file[at..at + shorter.len()].copy_from_slice(&shorter);
+    file[at..at + shorter.len()].copy_from_slice(shorter);
     fs::write(&path, file).unwrap();
     fs::remove_dir_all(folder.join("index")).unwrap();
 }

@@ -14,6 +14,7 @@ use crate::{
         FOLDER, HEAD_SAID_BYTES, Head, SEGMENT_HEAD_BYTES, SEGMENT_SUFFIX, Segment,
         decode_segment_head, encode_segment_head,
         frame::{Runs, Section, SectionRuns, encode_frame},
+        framed::Framed,
         recovery::{self, RecoveredOp, Visitor},
     },
     node::sixteen,
@@ -68,7 +69,7 @@ struct Found {
     /// Of the last op that stays.
     header: Header,
     /// That op, where only a part of it stays.
-    frame: Option<Bytes>,
+    frame: Option<Framed>,
 }
 
 impl Found {
@@ -91,7 +92,7 @@ impl Found {
             at += length as u64;
         }
         if let Some(frame) = &self.frame {
-            file.write_all_at(frame, self.at)?;
+            file.write_all_at(frame.bytes(), self.at)?;
         }
         file.sync()?;
         disk.rename(&made, &self.segment.name)?;
@@ -162,7 +163,8 @@ impl Search {
             section.encode(&mut table);
         }
         let header = Header { sections: Bytes::from(table), ..header.clone() };
-        let frame = Some(encode_frame(&header, self.last.as_ref(), body, 0).0);
+        let spot = Some(segment.spot(offset));
+        let frame = Some(encode_frame(&header, self.last.as_ref(), body, spot).0);
         Ok(Found { segment, at: offset, header, frame })
     }
 }

@@ -278,6 +278,39 @@ async fn damage_that_comes_while_running_is_found_by_the_first_read() {
 }
 
 #[tokio::test]
+async fn an_event_in_the_place_of_another_is_found_by_the_first_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, tenant) = open(folder.path()).await;
+    for i in 0..200 {
+        let data = format!("\"{i:03} {}\"", "y".repeat(700));
+        let new = vec![event("a", &data)];
+        store.append(&tenant, append("s", Expected::Any, new)).await.unwrap();
+    }
+    // An op's payloads where those of the next one are, which take as much room: a write that went elsewhere.
+    let closed = &segments(folder.path())[0];
+    let bytes = std::fs::read(closed).unwrap();
+    let u32_at = |at: u64| {
+        let at = at as usize;
+        u64::from(u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()))
+    };
+    let payloads = |op: usize| {
+        let (frame, _) = frames(closed)[op];
+        let leaves = frame + 20 + u32_at(frame + 8) + u32_at(frame + 12);
+        let block = leaves + 32 + u32_at(leaves + 4);
+        (block, 32 + u32_at(block + 4))
+    };
+    let ((from, length), (to, same)) = (payloads(20), payloads(21));
+    assert_eq!(length, same);
+    let stray = &bytes[from as usize..(from + length) as usize];
+    writable(closed).write_all_at(stray, to).unwrap();
+    let Err(ReadError::Damaged(damage)) = dump(&store, &tenant).await else {
+        panic!("it was read as if it were there");
+    };
+    assert!(closed.ends_with(&damage.file), "{damage:?}");
+    assert_eq!((damage.offset, damage.what), (to, "a block's checksum does not match"));
+}
+
+#[tokio::test]
 async fn a_folder_is_open_once() {
     let folder = tempfile::tempdir().unwrap();
     let (store, _tenant) = open(folder.path()).await;

@@ -11,7 +11,8 @@ use crate::{
     error::Damage,
     log::{
         Log, Written,
-        frame::{Section, frame_around},
+        frame::Section,
+        framed::Framed,
         recovery::{self, RecoveredOp, Recovery, Visitor},
     },
 };
@@ -54,7 +55,7 @@ fn header(op: u64, before: Option<&Header>) -> Header {
 }
 
 fn append(log: &mut Log, header: &Header, before: Option<&Header>) -> Written {
-    let frame = frame_around(header, before, &[]);
+    let frame = Framed::around(header, before, &[]);
     log.append(&frame, header.op.0, header.parent).unwrap()
 }
 

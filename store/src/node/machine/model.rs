@@ -339,7 +339,7 @@ impl World {
         for committed in self.machine.written(&sealed.header) {
             let (tenants, machine) = (&self.tenants, &mut self.machine);
             let records = apply(tenants, machine, &written, &committed).unwrap();
-            let bytes = committed.frame.len() as u64;
+            let bytes = committed.frame.bytes().len() as u64;
             let behind = Behind { header: committed.header, written: written.clone(), bytes };
             self.checkpoints.note(tenants, records, &behind);
             answers.extend(committed.answers);
