@@ -288,7 +288,8 @@ impl Cursor<'_> {
         self.at = end;
         let header = header.map_err(|_| CodecError::Malformed)?;
         let counters = header.op.0 < NUMBER_MAX && header.view.0 < NUMBER_MAX;
-        if counters && header.op.0 > 0 { Ok(header) } else { Err(CodecError::Malformed) }
+        let time = (0..=TIME_MAX_US).contains(&header.time_us);
+        if counters && time && header.op.0 > 0 { Ok(header) } else { Err(CodecError::Malformed) }
     }
 
     /// The rest of a message.

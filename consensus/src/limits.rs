@@ -34,5 +34,7 @@ pub const READING_MS: u64 = 2000;
 pub const CLOSE_MS: u64 = 500;
 /// No time lies beyond this: microseconds since 1970-01-01 UTC, at the end of the year 9998.
 pub const TIME_MAX_US: i64 = 253_370_764_800_000_000;
+/// Views that a message may be ahead of a replica's own before that is noticed: at one in each [`HEARTBEAT_MS`], those of six years.
+pub const VIEWS_AHEAD_MAX: u64 = 1 << 32;
 /// Milliseconds for which a wish for another view counts.
 pub const WISH_MS: u64 = 600;

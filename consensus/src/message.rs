@@ -206,3 +206,25 @@ pub enum Message {
         entry: Entry,
     },
 }
+
+impl Message {
+    /// The latest view that it speaks of; 0 where it speaks of none.
+    pub(crate) fn latest_view(&self) -> View {
+        let last = |tail: &Tail| tail.headers.iter().map(|h| h.view).max().unwrap_or_default();
+        match self {
+            Self::Prepare { view, entry, .. } => entry.header.view.max(*view),
+            Self::Supply { entry, .. } => entry.header.view,
+            Self::StartViewChange { view, joined } => *view.max(joined),
+            Self::DoViewChange { view, log_view, tail, .. } => last(tail).max(*view).max(*log_view),
+            Self::StartView { view, tail, .. } => last(tail).max(*view),
+            Self::PrepareOk { view, .. }
+            | Self::Commit { view, .. }
+            | Self::Alive { view, .. }
+            | Self::Follows { view, .. }
+            | Self::Close { view, .. }
+            | Self::Reading { view, .. }
+            | Self::RequestStartView { view, .. } => *view,
+            Self::Fetch { .. } => View::default(),
+        }
+    }
+}

@@ -18,7 +18,7 @@ use crate::sim::Mutant;
 use crate::{
     clock::Clock,
     header::{Header, Identity, Op, View},
-    limits::{PIPELINE_MAX, REPLICAS_MAX},
+    limits::{PIPELINE_MAX, REPLICAS_MAX, TIME_MAX_US, VIEWS_AHEAD_MAX},
     members::Members,
     message::{Entry, Envelope, Message, ReplicaId, Tail},
     quorum::{self, Voters},
@@ -281,7 +281,9 @@ impl Replica {
         let room = self.slots == 1 || self.op().0 < self.commit().0 + PIPELINE_MAX;
         #[cfg(feature = "sim")]
         let room = room || self.has(Mutant::NoBound);
-        self.leads() && room && self.wanted.is_none()
+        // A liar that led can have taken the last time there is.
+        let time = self.least() <= TIME_MAX_US;
+        self.leads() && room && time && self.wanted.is_none()
     }
 
     /// The last round of heartbeats.
@@ -339,6 +341,9 @@ impl Replica {
         }
         if self.is_of_a_lost_disk(from, incarnation, out) {
             return;
+        }
+        if message.latest_view().0 > self.view().0 + VIEWS_AHEAD_MAX {
+            out.push(Output::Notice(Notice::NoView));
         }
         self.incarnations[usize::from(from.0)] = incarnation;
         match message {
@@ -441,7 +446,7 @@ impl Replica {
     }
 
     /// The last op up to which everything is durable here.
-    fn durable_op(&self) -> Op {
+    pub(crate) fn durable_op(&self) -> Op {
         Op(self.commit().0 + self.suffix.iter().take_while(|p| p.durable).count() as u64)
     }
 

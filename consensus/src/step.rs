@@ -193,6 +193,8 @@ pub enum Notice {
     NoVote,
     /// An op is prepared that is committed, or lies further behind what is committed than can be in flight.
     NotInFlight,
+    /// It speaks of a view that nobody can have come to, unless somebody lied before.
+    NoView,
 }
 
 /// What [`Replica::step`] wants done, in order.

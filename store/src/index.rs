@@ -8,6 +8,7 @@ mod names;
 mod pages;
 mod part;
 mod run;
+mod section;
 mod select;
 mod slice;
 
@@ -20,10 +21,12 @@ pub(crate) use names::{Changed, KnownActor, Names, StreamHead, StreamState, Tena
 pub(crate) use pages::{Pages, write_pages};
 pub(crate) use part::{MemoryPart, RecordEntry, Rows, idempotency_digest};
 pub(crate) use run::{Layout, NO_RUN, Run, write_part};
+pub(crate) use section::{check_section, holds, makes, of_another};
 pub(crate) use select::{Search, StreamRange};
 pub(crate) use slice::{About, Slice, View};
 
 use derived::TenantRow;
+use section::{Checked, Records};
 
 use crate::{
     error::{Damage, ReadError},
@@ -32,8 +35,9 @@ use crate::{
         frame::{Section, SectionRuns},
         run::Place,
     },
-    record::{Entry, Leaf, PayloadKind, RecordKind, Role, leaf_hash},
-    words::{Actor, EventType, Hash, StreamName, Tag, Timestamp},
+    node::sixteen,
+    record::{Entry, Leaf, PayloadKind, RecordKind, Role},
+    words::{Actor, EventType, Hash, StreamName, Tag, TenantName, Timestamp},
 };
 
 /// The JSON of an idempotency payload.
@@ -54,6 +58,14 @@ pub(crate) struct TenantBody {
     pub(crate) reference: String,
     /// In hex.
     pub(crate) log_id: String,
+}
+
+impl TenantBody {
+    /// Name, reference and log id; `None` where they cannot be.
+    pub(crate) fn read(&self) -> Option<(TenantName, [u8; 16], [u8; 16])> {
+        let name = TenantName::new(&self.tenant).ok()?;
+        Some((name, sixteen(&self.reference)?, sixteen(&self.log_id)?))
+    }
 }
 
 /// The JSON of a fork: from its record on, the log is another one than that whose records it goes on from.
@@ -320,6 +332,9 @@ impl TenantIndex {
                 state.last_time = leaf.time_us;
             }
             RecordKind::StreamDeleted => {
+                if state.head.version == u64::MAX {
+                    return Err("a stream without events is deleted".into());
+                }
                 state.head.deleted = true;
                 state.head.visible_from = state.head.version + 1;
                 self.generation += 1;
@@ -463,104 +478,6 @@ enum Wrong {
 impl From<&'static str> for Wrong {
     fn from(what: &'static str) -> Self {
         Self::Record(what)
-    }
-}
-
-/// A record whose bytes hold.
-struct Checked<'a> {
-    leaf: Leaf<'a>,
-    leaf_at: usize,
-    leaf_bytes: u16,
-    payloads: &'a [u8],
-    payloads_at: usize,
-    hash: Hash,
-}
-
-/// Checks a section without taking it in; without the hash of the record before it, not its chain.
-pub(crate) fn holds(
-    section: &Section,
-    runs: &SectionRuns,
-    previous: Option<Hash>,
-) -> Result<(), &'static str> {
-    match check_section(section, runs, previous.unwrap_or(Hash([0; 32]))) {
-        Err(what) if previous.is_some() || what != BROKEN_CHAIN => Err(what),
-        _ => Ok(()),
-    }
-}
-
-const BROKEN_CHAIN: &str = "the chain of leaves does not lead to its head";
-
-/// Checks every leaf, the payloads' form and commitments, and last the chain; the hashes of the section's records, which
-/// hold if the record before them has the hash `previous`.
-pub(crate) fn check_section(
-    section: &Section,
-    runs: &SectionRuns,
-    previous: Hash,
-) -> Result<Vec<Hash>, &'static str> {
-    let mut hashes = Vec::with_capacity((section.records as usize).min(runs.leaves.len() / 36));
-    let mut records = Records { runs, known: None, previous, at: 0, payloads: &runs.payloads };
-    while let Some(record) = records.next()? {
-        hashes.push(record.hash);
-    }
-    if hashes.len() != section.records as usize || !records.payloads.is_empty() {
-        return Err("a section does not hold what its header says");
-    }
-    if records.previous != section.chain_head {
-        return Err(BROKEN_CHAIN);
-    }
-    Ok(hashes)
-}
-
-/// The records of a section, taken apart one after the other.
-struct Records<'a> {
-    runs: &'a SectionRuns,
-    /// The hashes of those to come, where they hold for sure.
-    known: Option<std::slice::Iter<'a, Hash>>,
-    /// Of the record before.
-    previous: Hash,
-    /// Where in the leaves the next one begins.
-    at: usize,
-    /// Payloads of those to come.
-    payloads: &'a [u8],
-}
-
-impl<'a> Records<'a> {
-    /// Of a section whose records hold, with these hashes.
-    fn known(runs: &'a SectionRuns, hashes: &'a [Hash]) -> Self {
-        let (known, previous) = (Some(hashes.iter()), Hash::default());
-        Self { runs, known, previous, at: 0, payloads: &runs.payloads }
-    }
-
-    fn next(&mut self) -> Result<Option<Checked<'a>>, &'static str> {
-        let leaves = &self.runs.leaves[..];
-        if self.at >= leaves.len() {
-            return Ok(None);
-        }
-        let length = leaves.get(self.at..self.at + 2).ok_or("a leaf's length is cut off")?;
-        let length = u16::from_le_bytes(length.try_into().expect("2"));
-        let leaf_at = self.at + 2;
-        self.at = leaf_at + usize::from(length);
-        let bytes = leaves.get(leaf_at..self.at).ok_or("a leaf is cut off")?;
-        let leaf = Leaf::decode(bytes)?;
-        let before = self.payloads;
-        for (_, commitment) in leaf.payloads() {
-            let entry = Entry::take(&mut self.payloads)?;
-            if self.known.is_none() && !entry.matches(commitment) {
-                return Err("a payload does not match its commitment");
-            }
-        }
-        self.previous = match &mut self.known {
-            Some(known) => *known.next().ok_or("a section has more records than hashes")?,
-            None => leaf_hash(bytes, self.previous),
-        };
-        Ok(Some(Checked {
-            leaf,
-            leaf_at,
-            leaf_bytes: length,
-            payloads: &before[..before.len() - self.payloads.len()],
-            payloads_at: self.runs.payloads.len() - before.len(),
-            hash: self.previous,
-        }))
     }
 }
 

@@ -92,8 +92,7 @@ impl Tenants {
 
     /// Takes in a tenant that the system tenant's log tells of.
     pub(crate) fn add_created(&self, body: &TenantBody) -> Option<Arc<TenantShared>> {
-        let name = TenantName::new(&body.tenant).ok()?;
-        let (reference, log_id) = (sixteen(&body.reference)?, sixteen(&body.log_id)?);
+        let (name, reference, log_id) = body.read()?;
         let tenant = Arc::new(self.make(Some(name), reference, log_id));
         self.add(Arc::clone(&tenant));
         Some(tenant)
@@ -548,14 +547,18 @@ fn apply<R>(
             })?;
             (&read, None)
         };
-        let tenant = tenants.by_reference(&section.tenant).expect("a known tenant");
+        let damage =
+            |what| Damage { file: written.segment.name.clone(), offset: written.offset, what };
+        let tenant = tenants.by_reference(&section.tenant);
+        let tenant = tenant.ok_or_else(|| damage("records of a tenant that nobody made"))?;
         let mut index = tenant.index.write();
         index.apply(&written.segment, written.offset, section, runs, hashes)?;
         let created = std::mem::take(&mut index.tenants);
         // Held on to, so that the records stay where who waits for them is looked up.
         let index = RwLockWriteGuard::downgrade(index);
         for body in &created {
-            let tenant = tenants.add_created(body).expect("a tenant decided here");
+            let tenant = tenants.add_created(body);
+            let tenant = tenant.ok_or_else(|| damage("a tenant that cannot be"))?;
             let head = tenant.index.read().chain_head;
             machine.add_tenant(tenant.reference, 0, head);
         }

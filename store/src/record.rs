@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     limits::LEAF_BYTES_MAX,
-    words::{Hash, Reference},
+    words::{Hash, Reference, Timestamp, Version},
 };
 
 const LEAF_VERSION: u8 = 1;
@@ -277,11 +277,15 @@ impl<'a> Leaf<'a> {
             return Err("a leaf is longer than its fields");
         }
         let u64_at = |at: usize| u64::from_le_bytes(fixed[at..at + 8].try_into().expect("8"));
+        let (version, time_us) = (u64_at(20), u64_at(28).cast_signed());
+        if Version::new(version).is_none() || Timestamp::from_micros(time_us).is_none() {
+            return Err("a leaf's version or time cannot be");
+        }
         Ok(Self {
             kind,
             id: fixed[4..20].try_into().expect("16"),
-            version: u64_at(20),
-            time_us: u64_at(28).cast_signed(),
+            version,
+            time_us,
             references,
             payloads,
         })

@@ -30,7 +30,7 @@ impl Replica {
 
     /// The earliest time that the next op may carry.
     pub(super) fn least(&self) -> i64 {
-        let last = self.head().map_or(i64::MIN, |h| h.time_us + 1);
+        let last = self.head().map_or(i64::MIN, |h| h.time_us.saturating_add(1));
         if self.floor_us > 0 { last.max(self.floor_us + 1) } else { last }
     }
 

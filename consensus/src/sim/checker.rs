@@ -108,8 +108,10 @@ pub(super) struct Checker {
     primaries: BTreeMap<View, ReplicaId>,
     /// The latest time that was ever promised to readers.
     closed_us: i64,
-    /// Who said in one view that an op is durable there.
+    /// On whose disk an op is known to be in one view: who said so, of it or of one behind it, and the view's primary.
     acks: BTreeMap<(Op, View), (Identity, Voters)>,
+    /// Up to where that was noted of each replica, and in which view.
+    noted: Vec<(View, Op)>,
     /// The body of each op that was ever sent.
     bodies: BTreeMap<[u8; 32], blake3::Hash>,
 }
@@ -137,6 +139,7 @@ impl Checker {
             primaries: BTreeMap::new(),
             closed_us: 0,
             acks: BTreeMap::new(),
+            noted: vec![(View(0), Op(0)); count],
             bodies: BTreeMap::new(),
         }
     }
@@ -262,6 +265,21 @@ impl Checker {
         Ok(())
     }
 
+    /// A replica's disk has the log of a view up to `op`, and that counts.
+    fn note(&mut self, r: usize, view: View, op: Op) {
+        let (known, to) = self.noted[r];
+        let from = if known == view { to } else { self.committed[r] };
+        let disk = self.durable[r].iter().enumerate().take(op.0 as usize).skip(from.0 as usize);
+        for (at, identity) in disk.filter(|(_, identity)| **identity != Identity::default()) {
+            let acks = self.acks.entry((Op(at as u64 + 1), view));
+            let (of, voters) = acks.or_insert((*identity, Voters::default()));
+            if of == identity {
+                voters.add(ReplicaId(r as u8));
+            }
+        }
+        self.noted[r] = (view, op.max(from));
+    }
+
     /// What lies on a replica's disk.
     pub(super) fn on_disk(&self, replica: u8) -> &[Identity] {
         &self.durable[usize::from(replica)]
@@ -374,6 +392,9 @@ impl Checker {
         if !replica.is_primary() {
             return Ok(());
         }
+        if replica.leads() {
+            self.note(usize::from(r.0), view, replica.durable_op());
+        }
         let new = !self.primaries.contains_key(&view);
         let known = *self.primaries.entry(view).or_insert(r);
         hold(known == r, "S8", || format!("{known} and {r} lead view {}", view.0))?;
@@ -414,9 +435,7 @@ impl Checker {
         match message {
             Message::PrepareOk { view, op, identity } => {
                 honest(durable.view == *view && durable.log_view == *view && has(*op, *identity))?;
-                let acks = self.acks.entry((*op, *view));
-                let (_, voters) = acks.or_insert((*identity, Voters::default()));
-                voters.add(from);
+                self.note(r, *view, *op);
                 Ok(())
             }
             Message::DoViewChange { view, log_view, certain, closed_us, tail } => {
@@ -428,6 +447,7 @@ impl Checker {
                     durable.view == *view
                         && durable.log_view == *log_view
                         && durable.closed_us == *closed_us
+                        && tail.op().0 == disk.len() as u64
                         && has(tail.op(), head),
                 )
             }

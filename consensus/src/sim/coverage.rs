@@ -38,7 +38,11 @@ pub(super) fn message(message: &Message) -> &'static str {
 /// was so in an earlier view may contradict what is known by now.
 pub(super) const fn accuses(notice: Notice) -> bool {
     match notice {
-        Notice::Misdirected | Notice::OldIncarnation | Notice::Body | Notice::Diverged => false,
+        Notice::Misdirected
+        | Notice::OldIncarnation
+        | Notice::Body
+        | Notice::Diverged
+        | Notice::NoView => false,
         Notice::NotThePrimary
         | Notice::OtherOp
         | Notice::NoSuccessor
@@ -60,6 +64,7 @@ pub(super) fn notice(notice: Notice) -> &'static str {
         Notice::NeverSaid => "notices: never said",
         Notice::NoVote => "notices: no vote",
         Notice::NotInFlight => "notices: not in flight",
+        Notice::NoView => "notices: no view",
     }
 }
 

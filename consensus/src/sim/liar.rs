@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::Config;
 use crate::{
     Entry, Envelope, Header, Identity, Message, Op, ReplicaId, SECTION_BYTES, Tail, View,
-    limits::PIPELINE_MAX, prng::Prng,
+    limits::{PIPELINE_MAX, TIME_MAX_US},
+    prng::Prng,
 };
 
 macro_rules! lies {
@@ -71,6 +72,8 @@ lies! {
     DesynchronisedCommit, "desynchronised commit", false;
     /// A view begins with more ops than can be in flight.
     OversizedStartView, "oversized StartView", false;
+    /// An op that nobody asked for, of its own view: of no tenant, without records, at the end of time, and what else cannot be.
+    InventedOp, "invented op", true;
 }
 
 /// Messages that a liar remembers.
@@ -217,7 +220,41 @@ impl Liar {
                 told.message = self.oversized(truth)?;
                 Some(both(told))
             }
+            Lie::InventedOp => {
+                let Message::Prepare { entry, .. } = &mut told.message else { return None };
+                self.invent(entry);
+                Some(vec![Word::Said(told)])
+            }
         }
+    }
+
+    /// Makes another op of one, in the same place.
+    fn invent(&mut self, entry: &mut Entry) {
+        let header = &mut entry.header;
+        let sections = header.sections.to_vec();
+        let mut one = sections.get(..SECTION_BYTES).unwrap_or(&[0; SECTION_BYTES]).to_vec();
+        match self.random.below(6) {
+            // Of a tenant that nobody made: without records, with those of another, and twice in one op.
+            0 => (one, entry.body) = (vec![0xee; 16], Bytes::new()),
+            1 => one[..16].fill(0xee),
+            2 => one.extend_from_within(..),
+            // Without records, of a tenant that there is.
+            3 => {
+                one[24..32].fill(0);
+                entry.body = Bytes::new();
+            }
+            // Of another time: of its records, and of all that come later.
+            4 => {
+                header.time_us += 1;
+                one = sections;
+            }
+            _ => {
+                header.time_us = TIME_MAX_US;
+                one = sections;
+            }
+        }
+        one.resize(one.len().next_multiple_of(SECTION_BYTES), 0);
+        header.sections = one.into();
     }
 
     fn inflate(&mut self, message: &mut Message) -> bool {

@@ -320,6 +320,78 @@ fn an_oversized_start_view_is_no_message_and_bounded_all_the_same() {
     assert!(!scene.actors[backup].jobs.iter().any(|j| matches!(j, Job::Write(_))));
 }
 
+/// Of an op that is committed long since, nobody knows whether it is this one.
+#[test]
+fn another_op_of_a_committed_number_is_not_acknowledged() {
+    let (mut scene, [leader, _, backup]) = cluster();
+    let view = scene.view(leader);
+    let ops = [scene.request(leader), scene.request(leader), scene.request(leader)];
+    scene.pass(1_000);
+    assert_eq!(scene.actors[backup].committed, Op(3));
+    let lie = invented(1, view, Identity::root(CLUSTER), 5);
+    scene.wire.clear();
+    scene.send(id(leader), id(backup), prepare(view, 0, &lie));
+    scene.deliver(|e| usize::from(e.to.0) == backup);
+    let says = |op: &Header| {
+        let (op, identity) = (op.op, op.identity());
+        move |m: &Message| matches!(m, Message::PrepareOk { op: o, identity: i, .. } if (*o, *i) == (op, identity))
+    };
+    assert!(scene.said(backup, says(&ops[2])) && !scene.said(backup, says(&lie)));
+}
+
+/// Whoever is moved to the last view moves to none behind it (decision 0015): what can be done is to say so.
+#[test]
+fn a_view_that_nobody_can_have_come_to_is_noticed() {
+    let last = View((1 << 53) - 1);
+    let (commit, identity) = (Op(0), Identity::root(CLUSTER));
+    let far = invented(1, last, identity, 5);
+    let tail = Tail { commit, identity, members: None, headers: vec![far.clone()] };
+    let entry = Entry { header: far.clone(), body: Bytes::new() };
+    for message in [
+        Message::StartViewChange { view: View(0), joined: last },
+        Message::StartViewChange { view: last, joined: View(0) },
+        Message::StartView { view: last, nonce: 0, tail: tail.clone() },
+        Message::StartView { view: View(0), nonce: 0, tail },
+        Message::Commit { view: last, op: Op(0), identity, round: 1 },
+        Message::Supply { committed: true, entry },
+        prepare(View(0), 0, &far),
+    ] {
+        let (mut scene, [_, other, backup]) = cluster();
+        assert_eq!(tell(&mut scene, other, backup, message)[0], Notice::NoView);
+    }
+    let (mut scene, [_, other, backup]) = cluster();
+    let joined = View(scene.view(backup).0 + limits::VIEWS_AHEAD_MAX);
+    let jump = Message::StartViewChange { view: joined, joined };
+    assert_eq!(tell(&mut scene, other, backup, jump), []);
+    assert_eq!(scene.view(backup), joined);
+}
+
+/// Whoever takes the last time that there is leaves none for others: they order nothing, and stay whole.
+#[test]
+fn an_op_of_the_last_time_is_followed_by_none() {
+    let (mut scene, [leader, next, backup]) = cluster();
+    let view = scene.view(leader);
+    let last = limits::TIME_MAX_US.cast_unsigned();
+    let header = invented(1, view, Identity::root(CLUSTER), last);
+    let beyond = invented(1, view, Identity::root(CLUSTER), last + 1);
+    let envelope = |header| {
+        let (from, to) = (id(leader), id(backup));
+        let message = prepare(view, 0, header);
+        Envelope { cluster: CLUSTER, from, to, incarnation: 1, message }
+    };
+    assert!(decode(&encode(&envelope(&header))).is_ok());
+    assert_eq!(decode(&encode(&envelope(&beyond))), Err(CodecError::Malformed));
+    for to in [next, backup] {
+        tell(&mut scene, leader, to, prepare(view, 0, &header));
+    }
+    scene.wire.clear();
+    let gone = |e: &Envelope| usize::from(e.from.0) != leader && usize::from(e.to.0) != leader;
+    scene.pass_with(8_000, gone);
+    let leads = scene.leader().filter(|r| *r != leader).expect("a quorum is left");
+    assert_eq!(scene.actors[leads].replica.op(), Op(1), "it was acknowledged");
+    assert!(scene.actors[leads].replica.leads() && !scene.actors[leads].replica.takes_requests());
+}
+
 /// An answer to a round of heartbeats that has not begun would let a replaced primary answer from what it has.
 #[test]
 fn an_answer_to_what_was_not_asked_is_noticed() {

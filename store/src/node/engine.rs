@@ -23,13 +23,11 @@ use super::{
 use crate::{
     checkpoint::{Behind, Checkpoints},
     error::ReadError,
-    index,
+    index::{self, TenantBody},
     kernel::Prepared,
-    log::{
-        OpReader, WriteError, Written,
-        frame::{FRAME_TAIL_BYTES, FrameHead, Section},
-        framed::Framed,
-    },
+    log::{OpReader, WriteError, Written, frame::Section, framed::Framed},
+    record::genesis,
+    words::Hash,
 };
 
 /// What the disk is to do, one after the other.
@@ -415,30 +413,55 @@ impl<R> Engine<R> {
         if self.mutant == Some(Mutant::AnyBody) {
             return true;
         }
-        let Ok(head) = FrameHead::decode(frame.bytes()) else { return false };
-        let mut at = head.body_at;
-        for section in Section::all(header) {
-            let Ok(runs) = frame.section(&mut at, &section) else { return false };
-            let before = self.chain_before(header.op, &section.tenant);
-            if before.is_some_and(|(next, _)| next != section.first_position)
-                || index::holds(&section, &runs, before.map(|(_, chain)| chain)).is_err()
-            {
+        let Some(sections) = frame.sections(header) else { return false };
+        let mut made: Vec<TenantBody> = Vec::new();
+        let mut last = None;
+        for (section, runs) in &sections {
+            let before = self.chain_before(header.op, &section.tenant, &made);
+            let Some((next, chain)) = before.filter(|_| last < Some(section.tenant)) else {
                 return false;
+            };
+            last = Some(section.tenant);
+            match index::of_another(section, runs, chain, header.time_us) {
+                Ok(more) if next == section.first_position => made.extend(more),
+                _ => return false,
             }
         }
-        at + FRAME_TAIL_BYTES == frame.bytes().len()
+        let in_flight = if made.is_empty() { Vec::new() } else { self.making(header.op) };
+        let is_new = |n: usize, body: &TenantBody| {
+            let Some((name, reference, _)) = body.read() else { return false };
+            let mut others = in_flight.iter().chain(&made[..n]);
+            self.tenants.by_reference(&reference).is_none()
+                && self.tenants.by_name(&name).is_none()
+                && !others.any(|o| o.tenant == body.tenant || o.reference == body.reference)
+        };
+        made.iter().enumerate().all(|(n, body)| is_new(n, body))
     }
 
-    /// Records and chain head of a tenant's log before `op`; `None` where the tenant is not known here yet.
-    fn chain_before(&self, op: Op, tenant: &[u8; 16]) -> Option<(u64, crate::words::Hash)> {
+    /// Tenants that ops before this one make, which are not committed yet.
+    fn making(&self, op: Op) -> Vec<TenantBody> {
+        let before = self.pending.range(..op.0).map(|(_, placed)| placed);
+        let sections = before.filter_map(|placed| placed.frame.sections(&placed.header));
+        sections.flatten().flat_map(|(_, runs)| index::makes(&runs)).collect()
+    }
+
+    /// Records and chain head of a tenant's log before `op`; `None` where nobody made the tenant. What the op itself makes is
+    /// in `made`.
+    fn chain_before(&self, op: Op, tenant: &[u8; 16], made: &[TenantBody]) -> Option<(u64, Hash)> {
         let before = self.pending.range(..op.0).rev();
-        let mut sections = before.flat_map(|(_, p)| Section::all(&p.header));
+        let mut sections = before.flat_map(|(_, placed)| Section::all(&placed.header));
         if let Some(section) = sections.find(|s| s.tenant == *tenant) {
             return Some((section.first_position + u64::from(section.records), section.chain_head));
         }
-        let tenant = self.tenants.by_reference(tenant)?;
-        let index = tenant.index.read();
-        Some((index.count, index.chain_head))
+        if let Some(tenant) = self.tenants.by_reference(tenant) {
+            let index = tenant.index.read();
+            return Some((index.count, index.chain_head));
+        }
+        let is_it = |body: &TenantBody| {
+            let (_, reference, log_id) = body.read()?;
+            (reference == *tenant).then(|| (0, genesis(log_id)))
+        };
+        made.iter().find_map(is_it).or_else(|| self.making(op).iter().find_map(is_it))
     }
 
     /// All ops up to this one are committed: takes them into the indexes, and their answers are true now.

@@ -350,6 +350,7 @@ const MUST_HAPPEN_WITH_A_LIAR: &[&str] = &[
     "lies: equivocation",
     "lies: forged sender",
     "lies: inflated commit",
+    "lies: invented op",
     "lies: merged views",
     "lies: oversized StartView",
     "lies: prepare flood",
