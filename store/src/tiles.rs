@@ -214,10 +214,11 @@ impl Hashes<'_> {
             let slice = self.view.slice_of(at).ok_or(ReadError::NoRecord)?;
             let mut entries = slice.entries(false);
             let end = slice.end().min(first + count);
-            for position in at..end {
-                hashes.push(entries.get(position)?.hash);
+            while at < end {
+                let leaves = entries.leaves(at, end)?;
+                at += leaves.len() as u64;
+                hashes.extend(leaves.into_iter().map(|(_, hash)| hash));
             }
-            at = end;
         }
         Ok(hashes)
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, OnceLock},
 };
 
@@ -79,6 +80,13 @@ impl MemoryPart {
 
     pub(crate) fn entry(&self, position: u64) -> RecordEntry {
         self.rows.read().entries[(position - self.first) as usize]
+    }
+
+    /// Kinds and leaf hashes of neighbouring records.
+    pub(crate) fn leaves(&self, positions: Range<u64>) -> Vec<(RecordKind, Hash)> {
+        let rows = self.rows.read();
+        let range = (positions.start - self.first) as usize..(positions.end - self.first) as usize;
+        rows.entries[range].iter().map(|entry| (entry.kind, entry.hash)).collect()
     }
 
     /// The position behind the last record.

@@ -6,7 +6,16 @@ use super::{
     part::{IdempotencyEntry, MemoryPart, RecordEntry},
     run::{Run, RunEntries, RunPostings},
 };
-use crate::{error::ReadError, limits::IDEMPOTENCY_WINDOW_US, log::Segment, words::Tag};
+use crate::{
+    error::ReadError,
+    limits::IDEMPOTENCY_WINDOW_US,
+    log::Segment,
+    record::RecordKind,
+    words::{Hash, Tag},
+};
+
+/// As many leaf hashes are copied before others may write again.
+const LEAVES_AT_ONCE: u64 = 512;
 
 /// Neighbouring records of one segment.
 #[derive(Clone, Debug)]
@@ -154,6 +163,22 @@ impl Entries<'_> {
         match self {
             Self::Memory(part) => Ok(part.entry(position)),
             Self::Disk(entries) => entries.get(position),
+        }
+    }
+
+    /// Kinds and leaf hashes of neighbouring records, from `first` up to `end`: at least one, and not more than are read at
+    /// once.
+    pub(crate) fn leaves(
+        &mut self,
+        first: u64,
+        end: u64,
+    ) -> Result<Vec<(RecordKind, Hash)>, ReadError> {
+        let positions = first..end.min(first + LEAVES_AT_ONCE);
+        match self {
+            Self::Memory(part) => Ok(part.leaves(positions)),
+            Self::Disk(entries) => positions
+                .map(|position| entries.get(position).map(|entry| (entry.kind, entry.hash)))
+                .collect(),
         }
     }
 }

@@ -179,13 +179,14 @@ impl SigningLog {
         let writing = || at("writing", crate::tiles::FOLDER);
         let known = self.tree.size();
         for slice in slices.iter().filter(|slice| slice.end() > known) {
-            let mut entries = slice.entries(true);
-            for position in self.tree.size()..slice.end().min(view.count) {
-                let entry = entries.get(position)?;
-                if entry.kind == RecordKind::LogForked {
-                    self.fork(places, fragments, position)?;
+            let (mut entries, end) = (slice.entries(true), slice.end().min(view.count));
+            while self.tree.size() < end {
+                for (kind, hash) in entries.leaves(self.tree.size(), end)? {
+                    if kind == RecordKind::LogForked {
+                        self.fork(places, fragments, self.tree.size())?;
+                    }
+                    filled.push(&mut self.tree, hash, &self.tiles).map_err(writing())?;
                 }
-                filled.push(&mut self.tree, entry.hash, &self.tiles).map_err(writing())?;
             }
         }
         filled.write(&self.tiles).map_err(writing())?;
