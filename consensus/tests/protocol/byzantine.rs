@@ -85,6 +85,14 @@ fn a_forged_sender_is_noticed_where_it_cannot_be() {
     assert_eq!(tell(&mut scene, backup, backup, message), [Notice::Misdirected]);
     let ok = Message::PrepareOk { view, op: Op(1), identity };
     assert_eq!(tell(&mut scene, other, backup, ok), [Notice::NeverSaid], "it leads nothing");
+    // Of another cluster, from who would be the primary.
+    let message = prepare(view, 0, &scene.request(leader));
+    let (from, to, cluster) = (id(leader), id(backup), [7; 16]);
+    let foreign = Envelope { cluster, from, to, incarnation: 1, message };
+    scene.actors[backup].notices.clear();
+    scene.step(backup, Input::Message(foreign));
+    assert_eq!(scene.actors[backup].notices, [Notice::Misdirected]);
+    assert_eq!(scene.actors[backup].replica.op(), Op(0));
 }
 
 /// Late messages are no lies: they are passed over.
