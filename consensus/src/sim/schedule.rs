@@ -472,7 +472,7 @@ impl Config {
         self.lies().any(Lie::breaks_agreement)
     }
 
-    /// Draws the faults of a run: at least six, of at least three kinds.
+    /// Draws the faults of a run: nine to twenty, of at least nine kinds, and what is rarer. Not each finds somebody to hit.
     pub fn schedule(&self) -> Vec<Planned> {
         let mut random = Prng::new(self.seed ^ 0xfau64.rotate_left(40));
         let mut kinds: Vec<u64> = (0..Fault::FAULTS).collect();
@@ -495,8 +495,19 @@ impl Config {
         self.change_members(&mut planned);
         self.hurt_disks(&mut planned);
         self.hurt_more(&mut planned);
+        self.hurt_one(&mut planned);
         planned.sort_by_key(|p| p.at_us);
         planned
+    }
+
+    /// Much of what goes wrong in a cluster happens between replicas: one alone has one more of each kind that it can feel.
+    fn hurt_one(&self, planned: &mut Vec<Planned>) {
+        let mut random = Prng::new(self.seed ^ 0x04e1);
+        // Crash, pause, slow disk, clock, timers, the ways to and from clients, a client.
+        for kind in [0, 4, 5, 6, 10, 11, 12].into_iter().filter(|_| self.replicas == 1) {
+            let at_us = random.between(200_000, self.safety_us);
+            planned.push(Planned { at_us, fault: self.fault(kind, &mut random) });
+        }
     }
 
     /// Half of the clusters that have standbys grow by them, and some shrink again, or change one member for another.

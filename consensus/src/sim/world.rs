@@ -6,6 +6,7 @@ mod core;
 mod damage;
 mod disks;
 mod events;
+mod faults;
 mod followers;
 mod liveness;
 mod members;
@@ -449,104 +450,6 @@ impl<H: Host> World<H> {
         self.watch(replica);
         self.keep_going(replica);
         Ok(())
-    }
-
-    fn fault(&mut self, fault: Fault) {
-        const KINDS: [&str; Fault::KINDS] = [
-            "faults: crash",
-            "faults: crash of all",
-            "faults: partition",
-            "faults: one-way link",
-            "faults: pause",
-            "faults: slow disk",
-            "faults: clock",
-            "faults: lost kind of message",
-            "faults: damage",
-            "faults: lost disk",
-            "faults: timers that stand still",
-            "faults: no way to or from clients",
-            "faults: client away",
-            "faults: disk failure",
-            "operator: join",
-            "operator: leave",
-            "faults: failure while starting",
-            "faults: harm",
-        ];
-        if self.healed_us.is_some() || self.waits(fault) {
-            return;
-        }
-        self.count(KINDS[fault.kind()]);
-        if !matches!(fault, Fault::Join { .. } | Fault::Leave { .. }) {
-            self.count("faults");
-        }
-        self.tell(&format!("{fault:?}"));
-        let now = self.now_us;
-        let all = self.config.replicas;
-        match fault {
-            Fault::Crash { replica, after, down_ms } => {
-                self.doom(replica, after, Failure::Power, down_ms);
-            }
-            Fault::DiskFails { replica, after, how, down_ms } => {
-                let how = Failure::OTHERS[usize::from(how) % Failure::OTHERS.len()];
-                self.doom(replica, after, how, down_ms);
-            }
-            Fault::CrashAll { down_ms } => {
-                (0..all).for_each(|r| self.doom(r, 0, Failure::Power, down_ms + u64::from(r)));
-            }
-            Fault::Partition { side, ms } => {
-                for (a, b) in (0..all).flat_map(|a| (0..all).map(move |b| (a, b))) {
-                    if side >> a & 1 != side >> b & 1 {
-                        self.network.block(a, b, now + ms * 1000);
-                    }
-                }
-            }
-            Fault::OneWay { replica, hears, ms } => {
-                for other in (0..all).filter(|o| *o != replica) {
-                    let (from, to) = if hears { (replica, other) } else { (other, replica) };
-                    self.network.block(from, to, now + ms * 1000);
-                }
-            }
-            Fault::Pause { replica, ms } => {
-                self.nodes[usize::from(replica)].paused_until = now + ms * 1000;
-            }
-            Fault::SlowDisk { replica, ms } => {
-                self.nodes[usize::from(replica)].slow_until = now + ms * 1000;
-            }
-            Fault::Clock { replica, by_us } => self.set_clock(replica, by_us),
-            Fault::Damage { replica, back, bit, down_ms } => {
-                self.damage(replica, back, bit, down_ms);
-            }
-            Fault::BadStart { replica, after, how, down_ms } => {
-                let others = Failure::OTHERS.get(usize::from(how));
-                self.nodes[usize::from(replica)].starts_badly =
-                    Some((after, others.copied().unwrap_or(Failure::Power), down_ms));
-                self.power_off(replica, down_ms);
-            }
-            Fault::Harm { replica, what, back, at, down_ms } => {
-                self.harm(
-                    replica,
-                    Harm::ALL[usize::from(what) % Harm::ALL.len()],
-                    (back, at),
-                    down_ms,
-                );
-            }
-            Fault::LoseDisk { replica, down_ms } => self.lose_disk(replica, down_ms),
-            Fault::Stall { replica, ms } => {
-                self.nodes[usize::from(replica)].stalled_until = now + ms * 1000;
-            }
-            Fault::Cut { replica, hears, ms } => {
-                let node = &mut self.nodes[usize::from(replica)];
-                let until = if hears { &mut node.mute_until } else { &mut node.deaf_until };
-                *until = now + ms * 1000;
-            }
-            Fault::Away { client, ms } => {
-                let client = usize::from(client) % self.clients.len();
-                self.clients[client].away_until = now + ms * 1000;
-            }
-            Fault::Join { replica } => self.wants(Change::Add(ReplicaId(replica))),
-            Fault::Leave { replica } => self.wants(Change::Remove(ReplicaId(replica))),
-            Fault::Mute { kind, ms } => self.network.mute(kind, now + ms * 1000),
-        }
     }
 
     fn power_off(&mut self, replica: u8, down_ms: u64) {

@@ -29,11 +29,11 @@ fn violated(what: String) -> Checked {
 
 impl<H: Host> World<H> {
     /// Some ops on a replica's disk are damaged, `back` ops before the last one and around there: while it runs, or
-    /// over a crash.
-    pub(super) fn damage(&mut self, replica: u8, back: u64, bit: u64, down_ms: u64) {
+    /// over a crash; says whether any are.
+    pub(super) fn damage(&mut self, replica: u8, back: u64, bit: u64, down_ms: u64) -> bool {
         let r = usize::from(replica);
         if self.nodes[r].damage != Damage::None {
-            return;
+            return false;
         }
         // What was written last is written again with what comes next.
         if back < 40 || bit.is_multiple_of(2) {
@@ -47,6 +47,7 @@ impl<H: Host> World<H> {
                 self.damaged(replica, op);
             }
         }
+        self.nodes[r].damage != Damage::None
     }
 
     /// Whether others can make up for it: the disks of so few are damaged that a quorum can spare them, or the op has been
@@ -88,8 +89,14 @@ impl<H: Host> World<H> {
         self.count("damaged ops");
     }
 
-    /// Something on a disk is not what was written, over a crash.
-    pub(super) fn harm(&mut self, replica: u8, how: Harm, (back, at): (u64, u64), down_ms: u64) {
+    /// Something on a disk is not what was written, over a crash; says whether anything is.
+    pub(super) fn harm(
+        &mut self,
+        replica: u8,
+        how: Harm,
+        (back, at): (u64, u64),
+        down_ms: u64,
+    ) -> bool {
         let r = usize::from(replica);
         let ruins = matches!(how, Harm::Short | Harm::Missing);
         let spared = how.is_spared();
@@ -104,23 +111,23 @@ impl<H: Host> World<H> {
         if ruins && !(replaced && voters.has(ReplicaId(replica)))
             || !spared && (self.nodes[r].damage != Damage::None || self.change.is_some())
         {
-            return;
+            return false;
         }
         self.power_off(replica, down_ms);
         let disk = &self.nodes[r].disk;
         if !spared && !ruins && H::op(disk, back).is_none_or(|op| !self.may_damage(replica, op)) {
-            return;
+            return false;
         }
         let hit = (how == Harm::Misdirected).then(|| H::hit(disk, back, at)).flatten();
         if hit.is_some_and(|op| !self.may_damage(replica, op)) {
-            return;
+            return false;
         }
         let harmed = H::harm(disk, how, back, at);
         if harmed.is_some() {
             self.count(super::coverage::harm(how));
         }
         match harmed {
-            None => {}
+            None => return false,
             Some(Harmed::Spare) => {
                 if how != Harm::Superblock && self.nodes[r].wear == Wear::Sound {
                     self.nodes[r].wear = Wear::Spoiled;
@@ -138,6 +145,7 @@ impl<H: Host> World<H> {
                 self.damaged(replica, op);
             }
         }
+        true
     }
 
     fn scrub_later(&mut self, replica: u8) {

@@ -90,11 +90,11 @@ impl<H: Host> World<H> {
         }
     }
 
-    /// A replica's disk fails, and the power goes some time later if the replica has not stopped by then.
-    pub(super) fn doom(&mut self, replica: u8, after: u64, how: Failure, down_ms: u64) {
+    /// A running replica's disk fails, and the power goes some time later if the replica has not stopped by then.
+    pub(super) fn doom(&mut self, replica: u8, after: u64, how: Failure, down_ms: u64) -> bool {
         let node = &mut self.nodes[usize::from(replica)];
         if node.host.is_none() {
-            return;
+            return false;
         }
         let run = node.run;
         node.doomed = Some(down_ms);
@@ -103,6 +103,7 @@ impl<H: Host> World<H> {
         }
         let wait = if after > 0 { 300_000 } else { 0 };
         self.at(wait, Event::PowerOff { replica, run, down_ms });
+        true
     }
 
     /// A replica does not start.

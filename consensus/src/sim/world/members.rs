@@ -8,8 +8,9 @@ use crate::{Change, ChangeRefused, Input, ReplicaId};
 const AGAIN_US: u64 = 20_000;
 
 impl<H: Host> World<H> {
-    pub(super) fn wants(&mut self, change: Change) {
+    pub(super) fn wants(&mut self, change: Change) -> bool {
         self.at(0, Event::Operate(change));
+        true
     }
 
     fn is_done(&self, change: Change) -> bool {
