@@ -419,6 +419,7 @@ impl<H: Host> World<H> {
                 changed.push((before, self.checker.members().voters().count()));
             }
             self.checker.look(replica)?;
+            Checker::leads_in_turn(replica, self.config.replicas)?;
         }
         if let Some(last) = committed.last() {
             self.checker.state(r, last.op, host.state())?;

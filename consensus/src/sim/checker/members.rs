@@ -1,7 +1,7 @@
 //! Who the members are as of each op, and when they may change.
 
 use super::{Checked, Checker, hold};
-use crate::{Header, Identity, Members, Op, View, message::ReplicaId, quorum};
+use crate::{Header, Identity, Members, Op, Replica, View, message::ReplicaId, quorum};
 
 impl Checker {
     /// The members as of an op that somebody ordered.
@@ -19,6 +19,16 @@ impl Checker {
         let committed = Op(self.canonical.len() as u64);
         let ahead = self.prepared.iter().filter(move |((_, op), _)| *op > committed);
         ahead.map(|(_, identity)| self.members_of(*identity))
+    }
+
+    /// Who leads a view is whose turn it is, by its number alone, and a member by its own log.
+    pub(in crate::sim) fn leads_in_turn(replica: &Replica, replicas: u8) -> Checked {
+        let (id, view) = (replica.id(), replica.view().0);
+        let turn = view % u64::from(replicas) == u64::from(id.0);
+        let member = replica.members().voters().has(id);
+        hold(!replica.is_primary() || (turn && member), "S8", || {
+            format!("{id} leads view {view} out of turn, or is no member")
+        })
     }
 
     pub(super) fn quorum_of(members: &Members) -> u8 {
