@@ -334,6 +334,8 @@ impl Replica {
     }
 
     fn message(&mut self, now: u64, envelope: Envelope, out: &mut Outbox) {
+        #[cfg(feature = "sim")]
+        self.panic_wrongly();
         let Envelope { cluster, from, to, incarnation, message } = envelope;
         let stranger = from.0 >= self.slots || from == self.me || to != self.me;
         if stranger || cluster != self.superblock.cluster {

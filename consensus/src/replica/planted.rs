@@ -2,6 +2,7 @@
 
 use super::{Replica, Status};
 use crate::{
+    View,
     limits::{HELD_OPS_MAX, SUPPLIED_OPS_MAX},
     sim::Mutant,
 };
@@ -81,11 +82,17 @@ impl Replica {
             | Mutant::Chance
             | Mutant::AnyBody
             | Mutant::AnyMessage
+            | Mutant::Panics
             | Mutant::HearsAnybody
             | Mutant::Accuses
             | Mutant::NoElection
             | Mutant::NoRepair => {}
         }
+    }
+
+    /// A bug of the kind that nothing but its panic shows.
+    pub(super) fn panic_wrongly(&self) {
+        assert!(!self.has(Mutant::Panics) || self.view() < View(3), "a panic that was planted");
     }
 
     /// Whether a bug is planted for which times need not rise.

@@ -117,6 +117,8 @@ mutants! {
     Unconfirmed, "unconfirmed", ["S13"];
     /// Bodies are not checked against their headers.
     AnyBody, "any-body", ["HOST"];
+    /// A replica panics at whatever it is told in a view behind the third.
+    Panics, "panics", ["PANIC"];
     /// Messages are believed whatever their checksum says.
     AnyMessage, "any-message", ["S17"];
     /// Whoever says so is taken for the primary. It takes a liar to see it.

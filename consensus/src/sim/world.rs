@@ -13,7 +13,12 @@ mod members;
 mod trace;
 mod words;
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    fmt::Write as _,
+    panic::{self, AssertUnwindSafe},
+};
 
 use damage::Damage;
 use disks::Wear;
@@ -159,6 +164,13 @@ pub struct World<H: Host> {
     told: Option<Trace>,
 }
 
+/// A panic is a bug, whoever's: of a replica, of its host, or of the world itself.
+fn panicked(why: &(dyn Any + Send)) -> Violation {
+    let what = why.downcast_ref::<String>().map(String::as_str);
+    let what = what.or_else(|| why.downcast_ref::<&str>().copied()).unwrap_or("no words");
+    Violation::new("PANIC", what.to_owned())
+}
+
 impl<H: Host> World<H> {
     /// Runs a configuration with these faults.
     pub fn run(
@@ -197,7 +209,9 @@ impl<H: Host> World<H> {
             timeline: Vec::new(),
             told: traced.then(|| Trace::new(config.replicas)),
         };
-        let violation = world.live(schedule).err();
+        // Whoever panics leaves what led there: no part of the world is used any more than to be told of.
+        let lived = panic::catch_unwind(AssertUnwindSafe(|| world.live(schedule)));
+        let violation = lived.unwrap_or_else(|why| Err(panicked(why.as_ref()))).err();
         let violation = violation.filter(|v| world.claims(v));
         if let Some(Violation { invariant, what }) = &violation {
             world.tell(&format!("VIOLATION {invariant}: {what}"));
