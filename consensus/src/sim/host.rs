@@ -250,14 +250,15 @@ pub trait Workload: Sized {
     fn new(random: Prng) -> Self;
     /// What a client asks next. `number` is the command's.
     fn next(&mut self, number: u64) -> Self::Command;
-    /// The answer to a command that was first asked at `asked_us` and answered at `now_us`.
+    /// The answer to a command, by its number, that was first asked at `asked_us` and answered at `now_us`; says whether it is one to what
+    /// had been carried out before.
     fn answered(
         &mut self,
-        command: &Self::Command,
+        asked: (u64, &Self::Command),
         asked_us: u64,
         now_us: u64,
         answer: Self::Answer,
-    );
+    ) -> bool;
     /// Whether all answers fit what readers are told in the end, and so does what followers were told: by what they follow,
     /// everything or a part of it.
     ///

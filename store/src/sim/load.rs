@@ -65,7 +65,10 @@ pub(crate) struct Load {
     answers: Vec<Answered>,
     /// The last version that an answer told of each stream.
     known: BTreeMap<u64, u64>,
-    replayed: u64,
+    /// By command, the receipts that were given for it first.
+    given: BTreeMap<u64, Vec<Receipt>>,
+    /// The first command for which others were given later.
+    differs: Option<String>,
 }
 
 fn stream_name(n: u64) -> StreamName {
@@ -77,7 +80,13 @@ impl Workload for Load {
     type Answer = Answer;
 
     fn new(random: Prng) -> Self {
-        Self { random, answers: Vec::new(), known: BTreeMap::new(), replayed: 0 }
+        Self {
+            random,
+            answers: Vec::new(),
+            known: BTreeMap::new(),
+            given: BTreeMap::new(),
+            differs: None,
+        }
     }
 
     fn next(&mut self, number: u64) -> Command {
@@ -132,14 +141,22 @@ impl Workload for Load {
         Command::Append(Append { actor, appends, conditions: Vec::new(), idempotency })
     }
 
-    fn answered(&mut self, command: &Command, asked_us: u64, now_us: u64, answer: Answer) {
+    fn answered(
+        &mut self,
+        (number, command): (u64, &Command),
+        asked_us: u64,
+        now_us: u64,
+        answer: Answer,
+    ) -> bool {
+        let mut again = false;
         let told = match (command, answer) {
             (Command::Append(append), Answer::Appended { receipts, replayed, .. }) => {
                 for receipt in &receipts {
                     let stream = receipt.stream.as_str()[1..].parse().unwrap_or_default();
                     self.known.insert(stream, receipt.last_version.get());
                 }
-                self.replayed += u64::from(replayed);
+                self.same_again(number, &receipts);
+                again = replayed;
                 Told::Appended { receipts, events: datas(append), replayed }
             }
             (Command::Delete(delete), Answer::Written(position)) => {
@@ -149,6 +166,7 @@ impl Workload for Load {
             (_, _) => Told::Other,
         };
         self.answers.push(Answered { from_us: asked_us, to_us: now_us, told });
+        again
     }
 
     fn check(
@@ -159,6 +177,9 @@ impl Workload for Load {
         for (part, told) in followed.iter().enumerate() {
             same_events(content, part == 1, told)?;
         }
+        if let Some(differs) = &self.differs {
+            return Err(("S12", differs.clone()));
+        }
         let log = Replayed::new(content)?;
         let mut placed = Vec::new();
         for answer in &self.answers {
@@ -168,6 +189,17 @@ impl Workload for Load {
         }
         in_order(&mut placed.clone())?;
         log.refusals(&self.answers, &placed)
+    }
+}
+
+impl Load {
+    /// One command has one answer once it is carried out, times and hashes included.
+    fn same_again(&mut self, number: u64, receipts: &[Receipt]) {
+        let first = self.given.entry(number).or_insert_with(|| receipts.to_vec());
+        if first != receipts && self.differs.is_none() {
+            self.differs =
+                Some(format!("command {number} was answered {first:?}, then {receipts:?}"));
+        }
     }
 }
 
@@ -354,5 +386,42 @@ impl<'a> Replayed<'a> {
             from = end + 1;
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::{Hash, Position, Timestamp};
+
+    /// A receipt of a command that wrote one event.
+    fn receipt(time_us: i64) -> Receipt {
+        let (version, position) = (Version::new(0).unwrap(), Position::new(0).unwrap());
+        Receipt {
+            stream: stream_name(1),
+            first_version: version,
+            last_version: version,
+            first_position: position,
+            last_position: position,
+            time: Timestamp::from_micros(time_us).unwrap(),
+            hash: Hash([7; 32]),
+        }
+    }
+
+    #[test]
+    fn what_is_asked_again_is_answered_as_it_was() {
+        let check = |times: [i64; 2]| {
+            let mut load = Load::new(Prng::new(1));
+            let appends = |n| matches!(n, Command::Append(_)).then_some(n);
+            let command = (0..).find_map(|n| appends(load.next(n))).unwrap();
+            for (replayed, time_us) in [false, true].into_iter().zip(times) {
+                let receipts = vec![receipt(time_us)];
+                let answer = Answer::Appended { receipts, replayed, count: 0 };
+                assert_eq!(load.answered((1, &command), 0, 1, answer), replayed);
+            }
+            load.check(&[], &[]).unwrap_err().0
+        };
+        // That nothing of it is in the log is another matter.
+        assert_eq!([check([5, 5]), check([5, 6])], ["S3", "S12"]);
     }
 }

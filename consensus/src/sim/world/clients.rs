@@ -89,7 +89,10 @@ impl<H: Host> World<H> {
             Reply::Answer(answer) => {
                 // An answer that nobody waits for any more has to be true all the same.
                 let (command, asked_us) = &self.commands[number as usize];
-                self.load.answered(command, *asked_us, self.now_us, answer);
+                let asked = (number, command);
+                if self.load.answered(asked, *asked_us, self.now_us, answer) {
+                    self.count("retries answered from the log");
+                }
                 if waits {
                     self.next(client, number);
                 } else {
