@@ -1,10 +1,12 @@
 //! The command line of the simulator.
 
-use std::{fmt::Write as _, io::Write as _, path::Path, process::ExitCode};
+mod bundle;
 
-use kimberlite_consensus::sim::{Config, Coverage, Mutant, Outcome, Planned, VIOLATIONS, World};
+use std::{io::Write as _, process::ExitCode};
 
-use super::{SimHost, begin};
+use bundle::Bundle;
+use kimberlite_consensus::sim::{Config, Coverage, Mutant, Outcome, Planned, VIOLATIONS};
+
 use crate::words::Hex;
 
 const USAGE: &str = "usage: cargo sim --seed N [--liar] [--mutant NAME] [--minimise]
@@ -14,7 +16,7 @@ const USAGE: &str = "usage: cargo sim --seed N [--liar] [--mutant NAME] [--minim
        cargo sim --mutants
 
 Prints what happened and, last, a hash of it. Ends with 0 only if everything held.
-A seed that fails leaves a bundle beside: the file sim-N.bundle.
+A seed that fails leaves a bundle beside: the file sim-N.bundle. So does one that panics.
 With --trace a short run goes to a file that specs/check --trace asks the models about.
 With --liar one replica lies, and what is claimed then is checked.";
 
@@ -45,7 +47,7 @@ pub fn run(arguments: impl Iterator<Item = String>) -> ExitCode {
         Asked::Seed(seed) => one(draw(seed, liar), mutant, minimise),
         Asked::Trace(seed, path) => trace(seed, mutant, &path),
         Asked::Seeds { from, to } => many(from, to, liar, mutant),
-        Asked::Bundle(path) => match bundle(&path) {
+        Asked::Bundle(path) => match bundle::again(&path) {
             Some(held) => held,
             None => return ExitCode::from(2),
         },
@@ -96,21 +98,20 @@ fn draw(seed: u64, liar: bool) -> Config {
 
 /// One run, the same each time.
 pub fn simulate(config: Config, schedule: &[Planned], mutant: Option<Mutant>) -> Outcome {
-    begin(config.seed);
-    World::<SimHost>::run(config, schedule, mutant, false)
+    Bundle { config, schedule: schedule.to_vec(), mutant, traced: false }.run()
 }
 
 /// A short run, and in a file what the models ask of it.
 fn trace(seed: u64, mutant: Option<Mutant>, path: &str) -> bool {
     let (config, schedule) = Config::traced(seed);
-    begin(config.seed);
-    let outcome = World::<SimHost>::run(config, &schedule, mutant, true);
+    let bundle = Bundle { config, schedule, mutant, traced: true };
+    let outcome = bundle.run();
     print(&config.to_string());
     if let Err(error) = std::fs::write(path, outcome.steps.join("\n") + "\n") {
         print(&format!("{path} cannot be written: {error}"));
         return false;
     }
-    finish(config, &schedule, mutant, &outcome)
+    bundle.finish(&outcome)
 }
 
 fn print(line: &str) {
@@ -124,7 +125,7 @@ fn tell(outcome: &Outcome) {
     tell_coverage(&outcome.coverage);
     if let Some(violation) = &outcome.violation {
         let known = VIOLATIONS.iter().find(|(name, _)| *name == violation.invariant);
-        let what = known.map_or("", |(_, what)| what);
+        let what = known.map_or("somebody panicked", |(_, what)| what);
         print(&format!("FAILED {}: {what}: {}", violation.invariant, violation.what));
     }
 }
@@ -144,20 +145,7 @@ fn one(mut config: Config, mutant: Option<Mutant>, smaller: bool) -> bool {
         (config, schedule, outcome) = minimise(config, schedule, outcome, mutant);
         print(&format!("smallest: {config}"));
     }
-    finish(config, &schedule, mutant, &outcome)
-}
-
-fn finish(config: Config, schedule: &[Planned], mutant: Option<Mutant>, outcome: &Outcome) -> bool {
-    tell(outcome);
-    if outcome.violation.is_some() {
-        let path = format!("sim-{}.bundle", config.seed);
-        match std::fs::write(&path, write_bundle(config, schedule, mutant, outcome)) {
-            Ok(()) => print(&format!("cargo sim --bundle {path}")),
-            Err(error) => print(&format!("{path} cannot be written: {error}")),
-        }
-    }
-    print(&format!("trace {}", Hex(&outcome.trace)));
-    outcome.violation.is_none()
+    Bundle { config, schedule, mutant, traced: false }.finish(&outcome)
 }
 
 /// Leaves out faults, and then what else goes wrong and is done, as long as the same invariant fails.
@@ -200,8 +188,8 @@ fn many(from: u64, to: u64, liar: bool, mutant: Option<Mutant>) -> bool {
     let mut traces = blake3::Hasher::new();
     for seed in from..to {
         let config = draw(seed, liar);
-        let schedule = config.schedule();
-        let outcome = simulate(config, &schedule, mutant);
+        let bundle = Bundle { config, schedule: config.schedule(), mutant, traced: false };
+        let outcome = bundle.run();
         traces.update(&outcome.trace);
         let idle = mutant.is_none() && !liar && is_idle(&outcome.coverage);
         let line = match &outcome.violation {
@@ -216,6 +204,9 @@ fn many(from: u64, to: u64, liar: bool, mutant: Option<Mutant>) -> bool {
             }
         };
         print(&line);
+        if failed.last() == Some(&seed) {
+            bundle.leave(&outcome);
+        }
         for (what, count) in outcome.coverage {
             *total.entry(what).or_default() += count;
         }
@@ -368,67 +359,6 @@ const MUST_HAPPEN_WITH_A_LIAR: &[&str] = &[
     "runs of a liar to their end",
 ];
 
-const BUNDLE: &str = "kimberlite simulation 2";
-
-fn write_bundle(
-    config: Config,
-    schedule: &[Planned],
-    mutant: Option<Mutant>,
-    outcome: &Outcome,
-) -> String {
-    let commit = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output();
-    let commit = commit.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
-    let commit = commit.unwrap_or_default();
-    let mut text = format!("{BUNDLE}\ncommit {commit}\nconfig {config}\n");
-    let name = mutant.map_or("none", Mutant::name);
-    let mut line = |line: String| writeln!(text, "{line}").expect("writing to memory");
-    line(format!("mutant {name}"));
-    for planned in schedule {
-        line(format!("fault {planned}"));
-    }
-    if let Some(v) = &outcome.violation {
-        line(format!("failed {} {}", v.invariant, v.what));
-    }
-    line(format!("trace {}", Hex(&outcome.trace)));
-    text
-}
-
-/// Runs what a bundle holds; `None` where it holds nothing that can be run.
-fn bundle(path: &str) -> Option<bool> {
-    let text = match std::fs::read_to_string(Path::new(path)) {
-        Ok(text) => text,
-        Err(error) => {
-            eprintln!("{path}: {error}");
-            return None;
-        }
-    };
-    let Some((config, schedule, mutant)) = read_bundle(&text) else {
-        eprintln!("{path} is no bundle of this version");
-        return None;
-    };
-    let outcome = simulate(config, &schedule, mutant);
-    Some(finish(config, &schedule, mutant, &outcome))
-}
-
-fn read_bundle(text: &str) -> Option<(Config, Vec<Planned>, Option<Mutant>)> {
-    let mut lines = text.lines();
-    if lines.next()? != BUNDLE {
-        return None;
-    }
-    let (mut config, mut schedule, mut mutant) = (None, Vec::new(), None);
-    for line in lines {
-        let (word, rest) = line.split_once(' ')?;
-        match word {
-            "config" => config = Config::parse(rest),
-            "fault" => schedule.push(Planned::parse(rest)?),
-            "mutant" => mutant = Mutant::ALL.iter().find(|m| m.name() == rest).copied(),
-            "commit" | "failed" | "trace" => {}
-            _ => return None,
-        }
-    }
-    config.map(|config| (config, schedule, mutant))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -475,22 +405,5 @@ mod tests {
         assert!(fewer.len() < schedule.len() / 2 && less.commands < config.commands);
         assert_eq!(again.violation.as_ref().map(|v| v.invariant), failing);
         assert_eq!(simulate(less, &fewer, mutant).trace, again.trace);
-    }
-
-    #[test]
-    fn a_bundle_comes_back_as_it_was_written() {
-        let config = Config::draw(7).with_liar();
-        let schedule = config.schedule();
-        let outcome = Outcome {
-            trace: [3; 32],
-            violation: None,
-            coverage: Coverage::new(),
-            timeline: Vec::new(),
-            steps: Vec::new(),
-        };
-        let mutant = Some(Mutant::SmallQuorum);
-        let text = write_bundle(config, &schedule, mutant, &outcome);
-        assert_eq!(read_bundle(&text), Some((config, schedule, mutant)));
-        assert_eq!(read_bundle("kimberlite simulation 1\n"), None);
     }
 }
