@@ -301,8 +301,11 @@ const MUST_HAPPEN: &[&str] = &[
     "messages: StartView",
     "messages: StartViewChange",
     "messages: Supply",
+    "messages lost",
+    "messages repeated",
     "notices: body",
     "notices: misdirected",
+    "notices: old incarnation",
     "ops put back",
     "ops refused",
     "ops supplied",
@@ -315,6 +318,7 @@ const MUST_HAPPEN: &[&str] = &[
     "replies missed",
     "requests lost",
     "requests repeated",
+    "retries answered from the log",
     "ruined disks refused",
     "starts that failed with their disk",
     "states: commits what it inherited",
@@ -330,8 +334,8 @@ const MUST_HAPPEN: &[&str] = &[
     "view changes with an uncommitted suffix",
 ];
 
+/// Only what no honest run has: the rest is the network's.
 const MUST_HAPPEN_WITH_A_LIAR: &[&str] = &[
-    "garbled messages refused",
     "lies believed",
     "lies: blocked view change",
     "lies: conflicting tails",
@@ -348,14 +352,12 @@ const MUST_HAPPEN_WITH_A_LIAR: &[&str] = &[
     "lies: replayed view",
     "lies: selective silence",
     "messages that cannot be",
-    "notices: body",
     "notices: diverged",
-    "notices: misdirected",
     "notices: no successor",
     "notices: no vote",
+    "notices: not in flight",
     "notices: not the primary",
     "notices: other op",
-    "ops refused",
     "runs of a liar to their end",
 ];
 
