@@ -119,7 +119,7 @@ impl Scene {
             let actor = &mut self.actors[r];
             let input = match actor.jobs.remove(0) {
                 Job::Write(header) => {
-                    actor.log.truncate(header.op.0 as usize - 1);
+                    assert_eq!(actor.log.len() as u64 + 1, header.op.0, "what lies there was cut");
                     actor.log.push(header.clone());
                     Input::Written { op: header.op, identity: header.identity() }
                 }
@@ -193,6 +193,10 @@ impl Scene {
         let now = self.now;
         let actor = &mut self.actors[r];
         actor.jobs.clear();
+        // Recovery ends a cut that a crash interrupted.
+        if let Some(Op(cut)) = actor.superblock.cut.take() {
+            actor.log.truncate(cut as usize);
+        }
         let floor = actor.log.len().min(actor.superblock.commit.0 as usize);
         let (committed, suffix) = actor.log.split_at(floor);
         let recovered = Recovered {
