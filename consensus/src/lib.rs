@@ -30,8 +30,8 @@
 //!
 //! **Damage.** What cannot be read any more is neither had nor not had. Inside a log its identity is known from what follows, and
 //! a [`Mender`] has it put back before the replica takes part. A replica whose log lost its end says so, durably, before
-//! anything else is written there; it neither votes nor acknowledges until it has the log of a view that began later, or
-//! that its primary told of since.
+//! anything else is written there; until it has the log of a view that began later, or that its primary told of since, it
+//! acknowledges nothing, and its vote says that it is uncertain: that counts only beside a vote of a later log view.
 //!
 //! **Lost disks.** A replica with another disk is another incarnation of it. It copies the log and says nothing that counts
 //! before an op that lets it in is committed, and that it knows so is durable. The members with their incarnations stand in

@@ -53,9 +53,9 @@ const CLUSTER: [u8; 16] = [5; 16];
 const TENANT: [u8; 16] = [9; 16];
 const LOG_ID: [u8; 16] = [7; 16];
 const SEGMENT_BYTES: u64 = 64 << 10;
-/// Checkpoints come often enough to matter.
 /// Windows are small enough to forget.
 const WINDOW_RECORDS: u64 = 256;
+/// Checkpoints come often enough to matter.
 const DUE: Due = Due { records: 700, bytes: 1 << 30 };
 
 /// What survives a crash.
