@@ -1,7 +1,7 @@
 //! The one seam between the store and the disk: everything that is read or written goes through [`Disk`].
 //!
-//! Paths are relative to the data folder. Names (made, renamed, removed) are durable after [`Disk::sync_folder`],
-//! contents after [`DiskFile::sync`].
+//! Paths are relative to the data folder, or to the one of the signing keys. Names (made, renamed, removed) are durable
+//! after [`Disk::sync_folder`], contents after [`DiskFile::sync`].
 
 mod read_only;
 mod real;
@@ -45,7 +45,7 @@ pub(crate) fn may_wait() -> bool {
     WAITS.get()
 }
 
-/// A data folder.
+/// A data folder, or one of keys.
 pub(crate) trait Disk: Debug + Send + Sync {
     /// Makes a file, or empties the one that is there.
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;

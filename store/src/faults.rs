@@ -1,11 +1,12 @@
-//! The store on a disk that fails: at every operation in turn, and with every loss of what was not synced.
+//! The store on a disk that fails: at every operation in turn, and with every loss of what was not synced. It signs, with
+//! its keys on the same disk.
 
 use std::sync::Arc;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
-    Store, Tenant,
+    SignedLog, Signing, Store, Tenant,
     append::{
         Append, AppendError, DeleteStream, Expected, Idempotency, NewEvent, Receipt, StreamAppend,
     },
@@ -17,11 +18,15 @@ use crate::{
     },
     error::{OpenError, ReadError},
     log::{recovery, superblock::SuperblockFile},
+    proof::Checkpoint,
     read::{After, Direction, Filter, Selection, Shape, Source},
+    tiles::Hashes,
     words::{Actor, EventType, StreamName, TenantName},
 };
 
 const SEGMENT_BYTES: u64 = 16 << 10;
+/// All steps.
+const WHOLE: usize = usize::MAX;
 
 fn actor() -> Actor {
     Actor::new("tester").unwrap()
@@ -36,7 +41,10 @@ fn new_disk() -> Arc<SimulatedDisk> {
 
 fn open(disk: &Arc<SimulatedDisk>) -> Result<Store, OpenError> {
     let due = Due { records: 4, bytes: 1 << 20 };
-    Store::open_on(Arc::clone(disk) as Arc<dyn Disk>, SEGMENT_BYTES, due, None)
+    let disk = Arc::clone(disk) as Arc<dyn Disk>;
+    let store = Store::open_on(Arc::clone(&disk), SEGMENT_BYTES, due, None)?;
+    let signing = Signing { folder: "keys".into(), origin: "log".to_owned() };
+    store.signed_on(Arc::clone(&disk), &signing, &disk)
 }
 
 /// One step of the workload: what is asked, and what must be there once it is acknowledged.
@@ -46,19 +54,25 @@ enum Step {
     Reopen,
     /// Of what is closed by now.
     Compress,
+    /// Of what is committed by now.
+    Sign,
+    /// From there on by another key.
+    Rotate,
 }
 
-/// Small and large ops, several streams at once, a deletion, ops that close segments, which are compressed, and
-/// a clean stop in between.
+/// Small and large ops, several streams at once, a deletion, ops that close segments, which are compressed, signatures by two
+/// keys, and a clean stop in between.
 fn script(steps: usize) -> Vec<Step> {
-    use Step::{Append, Compress, Delete, Reopen};
+    use Step::{Append, Compress, Delete, Reopen, Rotate, Sign};
     let mut script = vec![
         Append(vec![("a", 1, 10)]),
         Append(vec![("a", 2, 700), ("b", 1, 30)]),
         Append(vec![("c", 1, 9000)]),
+        Sign,
         Reopen,
         Append(vec![("b", 3, 5)]),
         Delete("a"),
+        Rotate,
         Append(vec![("d", 2, 6000)]),
         Compress,
         Append(vec![("d", 1, 20)]),
@@ -84,6 +98,8 @@ struct Outcome {
     in_doubt: Vec<(String, String)>,
     failed: bool,
     compressed: u64,
+    /// What was shown as signed, the newest last.
+    signed: Vec<Arc<SignedLog>>,
 }
 
 fn data(step: usize, number: usize, bytes: usize) -> String {
@@ -172,6 +188,11 @@ async fn run(disk: &Arc<SimulatedDisk>, steps: usize, patient: bool) -> Outcome 
                     outcome.compressed += compress(disk, store);
                     Ok(())
                 }
+                Step::Sign | Step::Rotate => {
+                    sign(store, tenant, matches!(step, Step::Rotate));
+                    outcome.signed.extend(store.signed(tenant));
+                    Ok(())
+                }
                 Step::Reopen => {
                     store.close().await;
                     // One at a time: nothing of the old one is left when the new one opens.
@@ -212,6 +233,34 @@ async fn run(disk: &Arc<SimulatedDisk>, steps: usize, patient: bool) -> Outcome 
     outcome
 }
 
+/// What cannot be signed now is signed by a later look.
+fn sign(store: &Store, tenant: &Tenant, rotates: bool) {
+    let Some(signer) = store.signer() else { return };
+    signer.sign_now();
+    if rotates && let Some(signed) = store.signed(tenant) {
+        let (reference, keys) = (signed.tiles.tenant(), signed.keys.len());
+        if let Some(Ok(())) = signer.rotate_now(reference) {
+            assert_eq!(store.signed(tenant).unwrap().keys.len(), keys + 1);
+        }
+    }
+}
+
+/// The log is the one that was signed, under the same name, with every key that anybody was shown.
+fn check_signed(store: &Store, tenant: &Tenant, outcome: &Outcome, what: &str) {
+    sign(store, tenant, false);
+    let now = store.signed(tenant).unwrap_or_else(|| panic!("{what}: it is not signed"));
+    let shared = store.tenants().by_reference(&now.tiles.tenant()).unwrap();
+    let view = shared.view();
+    assert_eq!(now.checkpoint.size, view.count, "{what}: what is committed is signed");
+    for before in &outcome.signed {
+        assert_eq!(now.checkpoint.origin, before.checkpoint.origin, "{what}");
+        assert_eq!(now.keys[..before.keys.len()], before.keys, "{what}");
+        let tree = Hashes { tiles: &now.tiles, view: &view }.tree(before.checkpoint.size).unwrap();
+        assert_eq!(tree.root(), before.checkpoint.root, "{what}");
+    }
+    Checkpoint::verified(&now.note, &now.keys.last().unwrap().vkey).unwrap();
+}
+
 /// How many segments were compressed.
 fn compress(disk: &Arc<SimulatedDisk>, store: &Store) -> u64 {
     let disk = Arc::clone(disk) as Arc<dyn Disk>;
@@ -229,6 +278,7 @@ async fn check(disk: Arc<SimulatedDisk>, outcome: &Outcome, what: &str) {
         return store.close().await;
     };
     assert_eq!(store.damage(&tenant), None, "{what}");
+    check_signed(&store, &tenant, outcome, what);
     let found = read(&store, &tenant).await;
     let (kept, rest) = found.split_at_checked(outcome.acknowledged.len()).unwrap_or_else(|| {
         panic!("{what}: {} of {} events", found.len(), outcome.acknowledged.len())
@@ -286,7 +336,7 @@ async fn read(store: &Store, tenant: &Tenant) -> Log {
 #[tokio::test]
 async fn what_has_to_be_waited_for_is_read_all_the_same() {
     let disk = new_disk();
-    let outcome = run(&disk, 9, false).await;
+    let outcome = run(&disk, WHOLE, false).await;
     assert!(!outcome.failed);
     let image = disk.crashed(|| true);
     let store = open(&image).unwrap();
@@ -331,7 +381,7 @@ fn images(disk: &SimulatedDisk, seed: u64) -> Vec<Arc<SimulatedDisk>> {
 #[tokio::test]
 async fn a_failure_at_any_operation_loses_nothing_acknowledged() {
     let whole = new_disk();
-    let outcome = run(&whole, 9, false).await;
+    let outcome = run(&whole, WHOLE, false).await;
     assert!(!outcome.failed && outcome.acknowledged.len() == 11 && outcome.compressed > 1);
     let operations = whole.operations();
     assert!(operations > 60, "{operations} operations");
@@ -340,7 +390,7 @@ async fn a_failure_at_any_operation_loses_nothing_acknowledged() {
         for n in 1..=operations {
             let disk = new_disk();
             disk.fail(n, fault);
-            let outcome = run(&disk, 9, false).await;
+            let outcome = run(&disk, WHOLE, false).await;
             // A checkpoint that failed is tried again, and a clean stop comes behind the last answer.
             noticed += u32::from(outcome.failed);
             for (i, image) in images(&disk, n).into_iter().enumerate() {
@@ -354,12 +404,12 @@ async fn a_failure_at_any_operation_loses_nothing_acknowledged() {
 #[tokio::test]
 async fn a_full_disk_refuses_appends_and_takes_them_again() {
     let whole = new_disk();
-    run(&whole, 9, false).await;
+    run(&whole, WHOLE, false).await;
     let mut gone_through = 0;
     for n in 1..=whole.operations() {
         let disk = new_disk();
         disk.fail(n, Fault::Full);
-        let outcome = run(&disk, 9, true).await;
+        let outcome = run(&disk, WHOLE, true).await;
         gone_through += u32::from(!outcome.failed);
         for (i, image) in images(&disk, n).into_iter().enumerate() {
             check(image, &outcome, &format!("full at operation {n}, image {i}")).await;
@@ -372,13 +422,13 @@ async fn a_full_disk_refuses_appends_and_takes_them_again() {
 #[tokio::test]
 async fn a_disk_that_stays_full_refuses_appends_until_there_is_room() {
     let whole = new_disk();
-    run(&whole, 9, false).await;
+    run(&whole, WHOLE, false).await;
     let (mut gone_through, mut stopped) = (0, 0);
     for n in 1..=whole.operations() {
         for patient in [false, true] {
             let disk = new_disk();
             disk.fail(n, Fault::Filled);
-            let outcome = run(&disk, 9, patient).await;
+            let outcome = run(&disk, WHOLE, patient).await;
             gone_through += u32::from(patient && !outcome.failed);
             stopped += u32::from(!patient && outcome.failed);
             for (i, image) in images(&disk, n).into_iter().enumerate() {
@@ -441,12 +491,12 @@ async fn a_full_disk_is_stopped_in_order_by_what_was_set_aside() {
 #[tokio::test]
 async fn every_loss_of_what_was_not_synced_is_survived() {
     let whole = new_disk();
-    run(&whole, 3, false).await;
+    run(&whole, 4, false).await;
     let (mut combinations, mut most) = (0, 0);
     for n in 1..=whole.operations() {
         let disk = new_disk();
         disk.fail(n, Fault::Power);
-        let outcome = run(&disk, 3, false).await;
+        let outcome = run(&disk, 4, false).await;
         let units = disk.units();
         most = most.max(units);
         if units > 10 {
@@ -472,7 +522,7 @@ async fn every_loss_of_what_was_not_synced_is_survived() {
 #[tokio::test]
 async fn a_read_that_fails_is_an_error_and_changes_nothing() {
     let disk = new_disk();
-    let outcome = run(&disk, 9, false).await;
+    let outcome = run(&disk, WHOLE, false).await;
     let before = disk.reads();
     open(&disk).unwrap().close().await;
     let reads = disk.reads() - before;

@@ -4,15 +4,19 @@
 //! durable beside the key before anybody sees it. So a log that went back below what its key has signed is known at the
 //! next start: it forks, and another key signs under another origin. `specs/decisions/0017-signed-checkpoints.md`.
 //!
+//! A lack of room is tried again, with everything written anew. Any other failure of a write or a sync stops the process.
+//!
 //! Absent on purpose: the system tenant's log, which nobody is shown, is not signed.
 
 mod keys;
 mod last;
 mod log;
 mod restored;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     path::PathBuf,
     sync::Arc,
@@ -105,7 +109,18 @@ pub enum SigningError {
     /// That the log forked cannot be written.
     #[error("the fork could not be written")]
     Fork(#[source] AppendError),
-    /// The file system failed.
+    /// What was to be made durable may not be: only another process can tell, unless there was no room.
+    #[error("{action} {} failed", path.display())]
+    NotDurable {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file system failed otherwise.
     #[error("{action} {} failed", path.display())]
     Io {
         /// What was tried.
@@ -139,11 +154,20 @@ pub struct SignedLog {
     pub(crate) tiles: Arc<Tiles>,
 }
 
-/// The thread that signs; it ends with this, once all that is committed is signed.
+impl SigningError {
+    /// Whether this process cannot know any more what the disk holds.
+    fn is_fatal(&self) -> bool {
+        matches!(self, Self::NotDurable { source, .. } if source.kind() != io::ErrorKind::StorageFull)
+    }
+}
+
+/// Who signs; it ends with this, once all that is committed is signed.
 #[derive(Debug)]
 pub(crate) struct Signer {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// On a disk without threads beside the log's owner, what a thread would own.
+    by_hand: Mutex<Option<Signatures>>,
 }
 
 type Rotated = oneshot::Sender<Result<(), SigningError>>;
@@ -166,6 +190,12 @@ impl std::fmt::Debug for Shared {
     }
 }
 
+impl std::fmt::Debug for Signatures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signatures")
+    }
+}
+
 /// What the thread owns.
 struct Signatures {
     disk: Arc<dyn Disk>,
@@ -175,12 +205,19 @@ struct Signatures {
     fragments: Mutex<FragmentCache>,
     /// Logs that cannot be signed, each said once.
     failing: HashMap<[u8; 16], String>,
+    /// Logs whose keys may have come to their place without a sync.
+    unsynced: HashSet<[u8; 16]>,
 }
 
+/// What a key signed may not be on the disk.
+struct Broken;
+
 impl Signer {
-    /// Opens what was signed before, lets logs fork that went back, and starts the thread. Blocks.
+    /// Opens what was signed before, lets logs fork that went back, and starts the thread. Blocks. The disk of `keys` is
+    /// the folder that `args` names.
     pub(crate) fn start(
         args: &Signing,
+        keys: Arc<dyn Disk>,
         disk: Arc<dyn Disk>,
         cluster: [u8; 16],
         tenants: Arc<Tenants>,
@@ -188,12 +225,22 @@ impl Signer {
     ) -> Result<Self, SigningError> {
         let listed = |source| SigningError::Io { action: "listing", path: MARKS.into(), source };
         let known = disk.exists(MARKS).and_then(|there| Ok(there && !disk.list(MARKS)?.is_empty()));
-        let keys = KeyFolder::open(&args.folder, cluster, &args.origin, known.map_err(listed)?)?;
-        let (logs, failing) = (HashMap::new(), HashMap::new());
-        let fragments = Mutex::default();
-        let mut signatures = Signatures { disk, keys, tenants, logs, fragments, failing };
+        let known = known.map_err(listed)?;
+        let keys = KeyFolder::open(keys, &args.folder, cluster, &args.origin, known)?;
+        let mut signatures = Signatures {
+            disk,
+            keys,
+            tenants,
+            logs: HashMap::new(),
+            fragments: Mutex::default(),
+            failing: HashMap::new(),
+            unsynced: HashSet::new(),
+        };
         signatures.open_all(node)?;
         let shared = Arc::new(Shared::default());
+        if !signatures.disk.works_beside() {
+            return Ok(Self { shared, thread: None, by_hand: Mutex::new(Some(signatures)) });
+        }
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("sign".into())
@@ -203,7 +250,7 @@ impl Signer {
                 path: MARKS.into(),
                 source,
             })?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread: Some(thread), by_hand: Mutex::new(None) })
     }
 
     /// Has another key sign a log from here on.
@@ -212,6 +259,27 @@ impl Signer {
         self.shared.asked.lock().rotate.push((tenant, sender));
         self.shared.woken.notify_all();
         receiver.await.ok()
+    }
+
+    /// Does what there is to do, here and now, where no thread does.
+    #[cfg(test)]
+    pub(crate) fn sign_now(&self) {
+        self.turn_by_hand();
+    }
+
+    /// Has another key sign a log from here on, where no thread does.
+    #[cfg(test)]
+    pub(crate) fn rotate_now(&self, tenant: [u8; 16]) -> Option<Result<(), SigningError>> {
+        let (sender, mut receiver) = oneshot::channel();
+        self.shared.asked.lock().rotate.push((tenant, sender));
+        self.turn_by_hand();
+        receiver.try_recv().ok()
+    }
+
+    fn turn_by_hand(&self) {
+        if let Some(signatures) = &mut *self.by_hand.lock() {
+            signatures.turn(std::mem::take(&mut self.shared.asked.lock().rotate));
+        }
     }
 }
 
@@ -223,6 +291,7 @@ impl Drop for Signer {
             let panicked = thread.join().is_err();
             debug_assert!(!panicked, "the thread that signs does not panic");
         }
+        self.turn_by_hand();
     }
 }
 
@@ -277,25 +346,41 @@ impl Signatures {
             };
             // From begin to begin: what is committed while a long round is under way does not wait for a pause, too.
             next = Instant::now() + Duration::from_millis(SIGN_PAUSE_MS);
-            self.round();
-            for (tenant, reply) in rotate {
-                let places = Places { disk: &self.disk, keys: &self.keys };
-                let Some(log) = self.logs.get_mut(&tenant) else { continue };
-                let rotated = log.rotate(&places);
-                if rotated.is_err() {
-                    // It may hold a key that is not kept.
-                    self.logs.remove(&tenant);
-                }
-                let _caller_left = reply.send(rotated).is_err();
-            }
-            if stop {
+            if !self.turn(rotate) || stop {
                 return;
             }
         }
     }
 
+    /// Does what there is to do; says whether to go on.
+    fn turn(&mut self, rotate: Vec<([u8; 16], Rotated)>) -> bool {
+        let done = self.round().and_then(|()| self.rotate(rotate));
+        if done.is_err() {
+            self.disk.fatal();
+        }
+        done.is_ok()
+    }
+
+    fn rotate(&mut self, rotate: Vec<([u8; 16], Rotated)>) -> Result<(), Broken> {
+        for (tenant, reply) in rotate {
+            let places = Places { disk: &self.disk, keys: &self.keys };
+            let Some(log) = self.logs.get_mut(&tenant) else { continue };
+            let rotated = log.rotate(&places);
+            if let Err(error) = &rotated {
+                // It may hold a key that is not kept.
+                self.logs.remove(&tenant);
+                if matches!(error, SigningError::NotDurable { .. }) {
+                    self.unsynced.insert(tenant);
+                }
+                goes_on(error)?;
+            }
+            let _caller_left = reply.send(rotated).is_err();
+        }
+        Ok(())
+    }
+
     /// Signs whatever has grown.
-    fn round(&mut self) {
+    fn round(&mut self) -> Result<(), Broken> {
         for tenant in self.tenants.all() {
             let reference = tenant.reference;
             if tenant.name.is_none() || tenant.index.read().damage.is_some() {
@@ -304,6 +389,10 @@ impl Signatures {
             match self.sign(&tenant) {
                 Ok(()) => drop(self.failing.remove(&reference)),
                 Err(error) => {
+                    goes_on(&error)?;
+                    if matches!(error, SigningError::NotDurable { .. }) {
+                        self.unsynced.insert(reference);
+                    }
                     let text = crate::error::chain(&error);
                     if self.failing.get(&reference) != Some(&text) {
                         tracing::error!(error = text, "a log is not signed");
@@ -314,6 +403,7 @@ impl Signatures {
                 }
             }
         }
+        Ok(())
     }
 
     fn sign(&mut self, tenant: &Arc<TenantShared>) -> Result<(), SigningError> {
@@ -321,6 +411,10 @@ impl Signatures {
         let log = match self.logs.entry(tenant.reference) {
             std::collections::hash_map::Entry::Occupied(log) => log.into_mut(),
             std::collections::hash_map::Entry::Vacant(place) => {
+                if self.unsynced.contains(&tenant.reference) {
+                    self.keys.rewrite(tenant.reference)?;
+                    self.unsynced.remove(&tenant.reference);
+                }
                 place.insert(match SigningLog::open(&places, tenant)? {
                     Found::Log(log) => log,
                     Found::Unsigned => Box::new(SigningLog::begin(&places, tenant)?),
@@ -330,6 +424,18 @@ impl Signatures {
         };
         if log.is_behind() { log.advance(&places, &self.fragments) } else { Ok(()) }
     }
+}
+
+/// Behind a failure that only another process can see through, says why this one does not.
+fn goes_on(error: &SigningError) -> Result<(), Broken> {
+    if error.is_fatal() {
+        tracing::error!(
+            error = crate::error::chain(error),
+            "a log is not signed; the process stops"
+        );
+        return Err(Broken);
+    }
+    Ok(())
 }
 
 /// Appends the record that says that a log forked.

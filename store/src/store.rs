@@ -1,5 +1,6 @@
 //! The store's public face.
 
+mod beside;
 mod cosigned;
 mod evidence;
 mod snapshots;
@@ -36,7 +37,7 @@ use crate::{
     record::{PayloadKind, Payloads},
     resolve,
     restore::RESTORING,
-    scrub::{Pace, Scrubber},
+    scrub::Scrubber,
     signing::{Signer, Signing},
     subscribe::Subscription,
     tenant::TenantShared,
@@ -121,46 +122,6 @@ impl Store {
             }
             other => other,
         })
-    }
-
-    /// With the thread that signs.
-    fn signed_by(
-        mut self,
-        signing: Option<&Signing>,
-        disk: &Arc<dyn Disk>,
-    ) -> Result<Self, OpenError> {
-        let shared = Arc::get_mut(&mut self.shared).expect("just opened");
-        // What is damaged is neither shorter than what was signed nor another log.
-        if let Some(signing) = signing.filter(|_| shared.damage.is_none()) {
-            let cluster = recovery::cluster(&**disk)?;
-            let (disk, tenants) = (Arc::clone(disk), Arc::clone(&shared.tenants));
-            let signer = Signer::start(signing, disk, cluster, tenants, &shared.node)?;
-            shared.signer = Mutex::new(Some(Arc::new(signer)));
-        }
-        Ok(self)
-    }
-
-    /// With the threads that look after closed files.
-    fn beside(
-        mut self,
-        disk: Arc<dyn Disk>,
-        scrub_bytes_per_s: u64,
-        compresses: bool,
-    ) -> Result<Self, OpenError> {
-        let shared = Arc::get_mut(&mut self.shared).expect("just opened");
-        let cluster = recovery::cluster(&*disk)?;
-        if scrub_bytes_per_s > 0 {
-            let (disk, tenants) = (Arc::clone(&disk), Arc::clone(&shared.tenants));
-            let scrubber = Scrubber::start(disk, cluster, tenants, Pace::usual(scrub_bytes_per_s));
-            shared.scrubber = Some(scrubber.map_err(io_error("starting the scrubber in"))?);
-        }
-        // What is damaged stays as it was found.
-        if compresses && shared.damage.is_none() {
-            let counters = Arc::clone(&shared.node.counters);
-            let packer = Packer::start(disk, cluster, Arc::clone(&shared.tenants), counters);
-            shared.packer = Some(packer.map_err(io_error("starting compression in"))?);
-        }
-        Ok(self)
     }
 
     #[cfg(test)]

@@ -46,6 +46,11 @@ impl Tiles {
         Self { disk, tenant, files: Mutex::default() }
     }
 
+    #[cfg(test)]
+    pub(crate) fn tenant(&self) -> [u8; 16] {
+        self.tenant
+    }
+
     /// Levels that have files.
     pub(crate) fn levels() -> std::ops::RangeInclusive<u8> {
         1..=(u64::BITS as u8 - 1) / STEP

@@ -2,11 +2,11 @@
 
 use std::{
     cell::RefCell,
-    fs::{File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{FileExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
@@ -26,6 +26,8 @@ const PIECE_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct RealDisk {
     folder: PathBuf,
+    /// Nobody but the owner reads what is made here.
+    private: bool,
 }
 
 #[derive(Debug)]
@@ -37,7 +39,12 @@ struct RealFile {
 
 impl RealDisk {
     pub(crate) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self { folder: folder.to_owned(), private: false }
+    }
+
+    /// One for secrets.
+    pub(crate) fn private(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), private: true }
     }
 
     fn file(&self, path: &str, options: &OpenOptions) -> io::Result<Arc<dyn DiskFile>> {
@@ -48,7 +55,10 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.file(path, OpenOptions::new().read(true).write(true).create(true).truncate(true))
+        let mode = if self.private { 0o600 } else { 0o666 };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(mode);
+        self.file(path, &options)
     }
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -78,7 +88,8 @@ impl Disk for RealDisk {
     }
 
     fn make_folder(&self, folder: &str) -> io::Result<()> {
-        std::fs::create_dir_all(self.folder.join(folder))
+        let mode = if self.private { 0o700 } else { 0o777 };
+        DirBuilder::new().recursive(true).mode(mode).create(self.folder.join(folder))
     }
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {

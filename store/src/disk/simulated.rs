@@ -83,6 +83,8 @@ struct State {
     misreads: [u64; 2],
     off: bool,
     syncs: Syncs,
+    /// Names that a sync failed for are none that a later one has to do anything for.
+    forgets_names: bool,
     /// Whatever is read has to be waited for.
     cold: bool,
     /// Readings that did not wait for it.
@@ -260,6 +262,12 @@ impl SimulatedDisk {
         state.fault = Some((state.operations + n, fault));
     }
 
+    /// From now on, names that a sync failed for are lost to later ones, as contents are.
+    #[cfg(test)]
+    pub(crate) fn forget_names(&self) {
+        self.state.lock().forgets_names = true;
+    }
+
     /// From now on a sync of the log does nothing.
     #[cfg(feature = "sim")]
     pub(crate) fn forget_syncs(&self) {
@@ -421,18 +429,19 @@ impl Disk for SimulatedDisk {
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
         let mut state = self.state.lock();
-        if state.operate()?.is_some() {
-            return Err(device_error());
-        }
+        let done = state.operate();
+        let done =
+            done.and_then(|fault| if fault.is_some() { Err(device_error()) } else { Ok(()) });
+        let forgets = state.forgets_names;
         let State { durable_names, name_changes, .. } = &mut *state;
         name_changes.retain(|change| {
-            let synced = change.folder() == folder;
-            if synced {
+            let here = change.folder() == folder;
+            if here && done.is_ok() {
                 change.apply(durable_names);
             }
-            !synced
+            !here || done.is_err() && !forgets
         });
-        Ok(())
+        done
     }
 
     /// So that a workload does the same operations each time.
@@ -511,7 +520,10 @@ impl DiskFile for SimulatedFile {
 
     fn sync(&self) -> io::Result<()> {
         self.on(|state| {
-            let fault = state.operate()?;
+            let fault = state.operate().inspect_err(|_| {
+                // Where there was no room for them is the same.
+                state.files[self.inode].changes.clear();
+            })?;
             #[cfg(test)]
             state.count(self.inode, |file| &mut file.syncs);
             #[cfg(feature = "sim")]

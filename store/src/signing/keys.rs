@@ -1,18 +1,17 @@
 //! Signing keys of logs, in files of their own: outside every backup, readable by their owner alone.
 
 use std::{
-    fs::{self, DirBuilder, File},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rustix::fs::fsync;
 use zeroize::Zeroizing;
 
 use super::SigningError;
 use crate::{
+    disk::{Disk, DiskFile},
     proof::{Checkpoint, LogKey},
     words::Hex,
 };
@@ -27,7 +26,11 @@ const HEAD: &str = "kimberlite log keys 1";
 /// One cluster's keys.
 #[derive(Debug)]
 pub(crate) struct KeyFolder {
+    disk: Arc<dyn Disk>,
+    /// Where that is, for messages.
     folder: PathBuf,
+    /// The folder in it of this cluster.
+    cluster: String,
     /// What origins begin with.
     pub(crate) origin: String,
 }
@@ -75,20 +78,30 @@ impl KeyEntry {
     }
 }
 
+/// A file of a [`KeyFolder`].
+pub(super) struct KeyFile<'a> {
+    folder: &'a KeyFolder,
+    name: String,
+}
+
 impl KeyFolder {
-    /// Opens or makes the keys of a cluster. `wanted` is what origins are to begin with; empty where the operator leaves
-    /// that to us. `known` says that the data folder knows of keys.
+    /// Opens or makes the keys of a cluster on a disk, which is `folder` in messages. `wanted` is what origins are to begin
+    /// with; empty where the operator leaves that to us. `known` says that the data folder knows of keys.
     pub(crate) fn open(
+        disk: Arc<dyn Disk>,
         folder: &Path,
         cluster: [u8; 16],
         wanted: &str,
         known: bool,
     ) -> Result<Self, SigningError> {
-        let folder = folder.join(Hex(&cluster).to_string());
-        let path = folder.join(ORIGIN);
-        match fs::read_to_string(&path) {
-            Ok(kept) => {
-                let origin = kept.trim_end_matches('\n').to_owned();
+        let (folder, name) = (folder.to_owned(), Hex(&cluster).to_string());
+        let mut opened = Self { disk, folder, cluster: name, origin: String::new() };
+        let file = opened.file(ORIGIN.to_owned());
+        let path = file.path();
+        match file.read()? {
+            Some(kept) => {
+                let text = std::str::from_utf8(&kept).unwrap_or_default();
+                let origin = text.trim_end_matches('\n').to_owned();
                 if !is_origin(&origin) {
                     return Err(SigningError::Damaged { path });
                 }
@@ -96,13 +109,11 @@ impl KeyFolder {
                     let set = wanted.to_owned();
                     return Err(SigningError::OriginChanged { kept: origin, set });
                 }
-                Ok(Self { folder, origin })
+                opened.origin = origin;
+                Ok(opened)
             }
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(SigningError::Io { action: "reading", path, source: error })
-            }
-            Err(_) if known => Err(SigningError::KeyMissing { path }),
-            Err(_) => {
+            None if known => Err(SigningError::KeyMissing { path }),
+            None => {
                 let origin = match wanted {
                     "" => format!("kimberlite-{}", Hex(&cluster[..8])),
                     wanted => wanted.to_owned(),
@@ -110,37 +121,54 @@ impl KeyFolder {
                 if !is_origin(&origin) {
                     return Err(SigningError::Origin { set: origin });
                 }
-                make_folder(&folder)?;
-                let made = Self { folder, origin };
-                made.write(ORIGIN, format!("{}\n", made.origin).as_bytes())?;
-                Ok(made)
+                opened.make()?;
+                opened.origin = origin;
+                opened.write(ORIGIN, format!("{}\n", opened.origin).as_bytes())?;
+                Ok(opened)
             }
         }
     }
 
-    fn path(&self, tenant: [u8; 16], what: &str) -> PathBuf {
-        self.folder.join(format!("{}.{what}", Hex(&tenant)))
+    fn make(&self) -> Result<(), SigningError> {
+        self.disk.make_folder(&self.cluster).map_err(failed("making", &self.path("")))?;
+        // The folder of keys may be new, too: its name stands in the one around it.
+        for (name, what) in [("", ""), ("..", "..")] {
+            let path = self.folder.join(what);
+            self.disk.sync_folder(name).map_err(not_durable("syncing", &path))?;
+        }
+        Ok(())
     }
 
-    /// Where a tenant's keys are.
-    pub(crate) fn keys(&self, tenant: [u8; 16]) -> PathBuf {
-        self.path(tenant, "keys")
+    fn file(&self, name: String) -> KeyFile<'_> {
+        KeyFile { folder: self, name }
     }
 
-    /// Where it says what they signed last.
-    pub(crate) fn last(&self, tenant: [u8; 16]) -> PathBuf {
-        self.path(tenant, "last")
+    /// A tenant's keys.
+    pub(super) fn keys(&self, tenant: [u8; 16]) -> KeyFile<'_> {
+        self.file(format!("{}.keys", Hex(&tenant)))
+    }
+
+    /// What they signed last.
+    pub(super) fn last(&self, tenant: [u8; 16]) -> KeyFile<'_> {
+        self.file(format!("{}.last", Hex(&tenant)))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(&self.cluster).join(name)
     }
 
     /// A tenant's keys, the oldest first; `None` where it has none.
     pub(crate) fn load(&self, tenant: [u8; 16]) -> Result<Option<Vec<KeyEntry>>, SigningError> {
-        let path = self.keys(tenant);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => Zeroizing::new(text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(SigningError::Io { action: "reading", path, source }),
-        };
-        parse(&text).map(Some).ok_or(SigningError::Damaged { path })
+        let file = self.keys(tenant);
+        let Some(text) = file.read()? else { return Ok(None) };
+        let keys = std::str::from_utf8(&text).ok().and_then(parse);
+        keys.map(Some).ok_or_else(|| SigningError::Damaged { path: file.path() })
+    }
+
+    /// Writes the keys that are there again: behind a sync that found no room, another one says something only of what was
+    /// written anew.
+    pub(crate) fn rewrite(&self, tenant: [u8; 16]) -> Result<(), SigningError> {
+        self.load(tenant)?.map_or(Ok(()), |keys| self.save(tenant, &keys))
     }
 
     /// Keeps a tenant's keys, durably.
@@ -152,24 +180,61 @@ impl KeyFolder {
         let sum = blake3::hash(text.as_bytes()).to_hex();
         text.push_str(&sum);
         text.push('\n');
-        self.write(&format!("{}.keys", Hex(&tenant)), text.as_bytes())
+        self.write(&self.keys(tenant).name, text.as_bytes())
     }
 
     /// Puts a file in the place of the one before, durably.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), SigningError> {
-        let (path, fresh) = (self.folder.join(name), self.folder.join(format!("{name}.new")));
-        let made = private(&fresh).and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        });
-        made.map_err(failed("writing", &fresh))?;
-        fs::rename(&fresh, &path).map_err(failed("renaming", &fresh))?;
-        sync(&self.folder)
+        let (file, fresh) = (self.file(name.to_owned()), self.file(format!("{name}.new")));
+        let there = fresh.create()?;
+        let written = there.write_all_at(bytes, 0).and_then(|()| there.sync());
+        written.map_err(not_durable("writing", &fresh.path()))?;
+        let renamed = self.disk.rename(&fresh.place(), &file.place());
+        renamed.map_err(not_durable("renaming", &fresh.path()))?;
+        self.sync()
     }
 
     /// Makes the names in the folder durable.
     pub(crate) fn sync(&self) -> Result<(), SigningError> {
-        sync(&self.folder)
+        let synced = self.disk.sync_folder(&self.cluster);
+        synced.map_err(not_durable("syncing", &self.path("")))
+    }
+}
+
+impl KeyFile<'_> {
+    /// Its path on the disk.
+    fn place(&self) -> String {
+        format!("{}/{}", self.folder.cluster, self.name)
+    }
+
+    /// Its path in messages.
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.path(&self.name)
+    }
+
+    /// Makes or empties it.
+    pub(super) fn create(&self) -> Result<Arc<dyn DiskFile>, SigningError> {
+        self.folder.disk.create(&self.place()).map_err(failed("making", &self.path()))
+    }
+
+    /// `None` where it is not there.
+    pub(super) fn open(&self) -> Result<Option<Arc<dyn DiskFile>>, SigningError> {
+        match self.folder.disk.open(&self.place()) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("opening", &self.path())(error)),
+        }
+    }
+
+    /// All of it; `None` where it is not there.
+    fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, SigningError> {
+        let Some(file) = self.open()? else { return Ok(None) };
+        let all = file.length().and_then(|length| {
+            let mut bytes = Zeroizing::new(vec![0; length as usize]);
+            file.read_exact_at(&mut bytes, 0)?;
+            Ok(bytes)
+        });
+        all.map(Some).map_err(failed("reading", &self.path()))
     }
 }
 
@@ -198,22 +263,10 @@ pub(super) fn failed<'a>(
     move |source| SigningError::Io { action, path: path.to_owned(), source }
 }
 
-/// Makes or empties a file that nobody else reads.
-pub(super) fn private(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
-}
-
-fn make_folder(folder: &Path) -> Result<(), SigningError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(failed("making", folder))?;
-    // All the way up to what was there before; more does no harm.
-    folder.ancestors().skip(1).take(2).filter(|f| !f.as_os_str().is_empty()).try_for_each(sync)
-}
-
-fn sync(folder: &Path) -> Result<(), SigningError> {
-    let synced = File::open(folder).and_then(|file| Ok(fsync(file)?));
-    synced.map_err(failed("syncing", folder))
+/// Where something was to be made durable.
+pub(super) fn not_durable<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> SigningError + 'a {
+    move |source| SigningError::NotDurable { action, path: path.to_owned(), source }
 }

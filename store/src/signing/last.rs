@@ -2,19 +2,17 @@
 //! known by it.
 
 use std::{
-    fs::File,
     io,
-    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
-
-use rustix::fs::fdatasync;
 
 use super::{
     SigningError,
-    keys::{KeyFolder, failed, private},
+    keys::{KeyFolder, failed, not_durable},
 };
 use crate::{
+    disk::{Disk, DiskFile, ReadOnlyDisk},
     error::OpenError,
     proof::{Checkpoint, Note},
 };
@@ -31,7 +29,7 @@ const NOTE_BYTES_MAX: usize = SLOT_BYTES - HEAD_BYTES - SUM_BYTES;
 /// The file.
 #[derive(Debug)]
 pub(crate) struct LastSigned {
-    file: File,
+    file: Arc<dyn DiskFile>,
     path: PathBuf,
     sequence: u64,
 }
@@ -40,34 +38,30 @@ impl LastSigned {
     /// Makes a file that holds a first checkpoint, durably.
     pub(crate) fn create(
         keys: &KeyFolder,
-        path: PathBuf,
+        tenant: [u8; 16],
         note: &Note,
     ) -> Result<Self, SigningError> {
-        let file = private(&path).map_err(failed("making", &path))?;
+        let there = keys.last(tenant);
+        let (file, path) = (there.create()?, there.path());
         let zeros = [0; SLOT_BYTES * SLOTS as usize];
-        file.write_all_at(&zeros, 0).map_err(failed("writing", &path))?;
+        file.write_all_at(&zeros, 0).map_err(not_durable("writing", &path))?;
         let mut made = Self { file, path, sequence: 0 };
         made.write(note)?;
-        made.file.sync_all().map_err(failed("syncing", &made.path))?;
         keys.sync()?;
         Ok(made)
     }
 
     /// Opens the file; the newest checkpoint in it, which is durable then.
-    pub(crate) fn open(path: PathBuf) -> Result<(Self, Checkpoint, Note), SigningError> {
-        let file = match File::options().read(true).write(true).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(SigningError::KeyMissing { path });
-            }
-            Err(error) => return Err(failed("opening", &path)(error)),
-        };
-        let mut newest: Option<Kept> = None;
-        for slot in 0..SLOTS {
-            let found = read(&file, slot).map_err(failed("reading", &path))?;
-            newest = newest.into_iter().chain(found).max_by_key(|copy| copy.sequence);
-        }
-        let Some(Kept { bytes, sequence, checkpoint, note }) = newest else {
+    pub(crate) fn open(
+        keys: &KeyFolder,
+        tenant: [u8; 16],
+    ) -> Result<(Self, Checkpoint, Note), SigningError> {
+        let there = keys.last(tenant);
+        let path = there.path();
+        let Some(file) = there.open()? else { return Err(SigningError::KeyMissing { path }) };
+        let Some(Kept { bytes, sequence, checkpoint, note }) =
+            newest(&*file).map_err(failed("reading", &path))?
+        else {
             return Err(SigningError::Damaged { path });
         };
         let opened = Self { file, path, sequence };
@@ -98,8 +92,8 @@ impl LastSigned {
     /// Writes a copy in its place, durably.
     fn put(&self, sequence: u64, slot: &[u8]) -> Result<(), SigningError> {
         let at = sequence % SLOTS * SLOT_BYTES as u64;
-        let written = self.file.write_all_at(slot, at).and_then(|()| Ok(fdatasync(&self.file)?));
-        written.map_err(failed("writing", &self.path))
+        let written = self.file.write_all_at(slot, at).and_then(|()| self.file.sync());
+        written.map_err(not_durable("writing", &self.path))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -112,37 +106,33 @@ impl LastSigned {
 /// # Errors
 /// A file or a folder cannot be read.
 pub fn last_signed(keys: &Path) -> Result<Vec<(String, Vec<u8>)>, OpenError> {
-    let mut found = Vec::new();
-    for cluster in list(keys)?.into_iter().filter(|path| path.is_dir()) {
-        for path in list(&cluster)? {
-            if path.extension().is_none_or(|ending| ending != "last") {
+    let (disk, mut found) = (ReadOnlyDisk::new(keys), Vec::new());
+    let io = |path: &str| {
+        let path = keys.join(path);
+        move |source| OpenError::Io { action: "reading", path, source }
+    };
+    for cluster in list(&disk, "").map_err(io(""))? {
+        for name in list(&disk, &cluster).map_err(io(&cluster))? {
+            let path = format!("{cluster}/{name}");
+            if Path::new(&name).extension().is_none_or(|ending| ending != "last") {
                 continue;
             }
-            let io = |source| OpenError::Io { action: "reading", path: path.clone(), source };
-            let file = File::open(&path).map_err(io)?;
-            let mut newest: Option<Kept> = None;
-            for slot in 0..SLOTS {
-                let kept = read(&file, slot).map_err(io)?;
-                newest = newest.into_iter().chain(kept).max_by_key(|kept| kept.sequence);
-            }
-            let note = newest.map_or_else(Vec::new, |kept| kept.note.to_string().into_bytes());
-            found.push((path.display().to_string(), note));
+            let kept = disk.open(&path).and_then(|file| newest(&*file)).map_err(io(&path))?;
+            let note = kept.map_or_else(Vec::new, |kept| kept.note.to_string().into_bytes());
+            found.push((keys.join(path).display().to_string(), note));
         }
     }
     Ok(found)
 }
 
-/// A folder's files and folders in order; none where it is not there.
-fn list(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
-    let io = |source| OpenError::Io { action: "listing", path: folder.to_owned(), source };
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(io)?,
-    };
-    let paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
-    let mut paths = paths.map_err(io)?;
-    paths.sort();
-    Ok(paths)
+/// Names in a folder in order; none where there is no such folder.
+fn list(disk: &dyn Disk, folder: &str) -> io::Result<Vec<String>> {
+    match disk.list(folder) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
+        names => names,
+    }
 }
 
 /// A copy that is whole.
@@ -153,14 +143,17 @@ struct Kept {
     note: Note,
 }
 
-/// What a copy holds; `None` where that is nothing whole.
-fn read(file: &File, slot: u64) -> io::Result<Option<Kept>> {
-    let mut bytes = [0; SLOT_BYTES];
-    match file.read_exact_at(&mut bytes, slot * SLOT_BYTES as u64) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
+/// The newest copy that is whole.
+fn newest(file: &dyn DiskFile) -> io::Result<Option<Kept>> {
+    let mut newest: Option<Kept> = None;
+    for slot in 0..SLOTS {
+        let mut bytes = [0; SLOT_BYTES];
+        if file.read_at(&mut bytes, slot * SLOT_BYTES as u64)? == SLOT_BYTES {
+            let found = decode(&bytes).filter(|copy| copy.sequence % SLOTS == slot);
+            newest = newest.into_iter().chain(found).max_by_key(|copy| copy.sequence);
+        }
     }
-    Ok(decode(&bytes).filter(|copy| copy.sequence % SLOTS == slot))
+    Ok(newest)
 }
 
 fn decode(slot: &[u8; SLOT_BYTES]) -> Option<Kept> {

@@ -1,12 +1,12 @@
 //! One tenant's log as its key signs it: the tree over it, and the last checkpoint.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use parking_lot::Mutex;
 
 use super::{
     LogKeyLine, SignedLog, SigningError,
-    keys::{KeyEntry, KeyFolder},
+    keys::{KeyEntry, KeyFolder, not_durable},
     last::LastSigned,
 };
 use crate::{
@@ -63,10 +63,10 @@ impl SigningLog {
         let reference = tenant.reference;
         let Some(keys) = places.keys.load(reference)? else {
             let mark = places.disk.exists(&mark(reference)).map_err(at("looking for", MARKS))?;
-            let path = places.keys.keys(reference);
+            let path = places.keys.keys(reference).path();
             return if mark { Err(SigningError::KeyMissing { path }) } else { Ok(Found::Unsigned) };
         };
-        let (last, checkpoint, note) = LastSigned::open(places.keys.last(reference))?;
+        let (last, checkpoint, note) = LastSigned::open(places.keys, reference)?;
         // The key's file may have come to its name without a sync.
         places.keys.sync()?;
         let current = keys.last().expect("a file of keys has one");
@@ -121,12 +121,11 @@ impl SigningLog {
         let tree = tree(&tiles, &view, from)?;
         let checkpoint = Checkpoint { origin, size: from, root: tree.root() };
         let note = checkpoint.sign(&fresh.key);
-        let path = places.keys.last(reference);
         // With no key yet it is of no key, and is made anew should the next step not happen.
         let last = if keys.is_empty() {
-            LastSigned::create(places.keys, path, &note)?
+            LastSigned::create(places.keys, reference, &note)?
         } else {
-            LastSigned::open(path)?.0
+            LastSigned::open(places.keys, reference)?.0
         };
         keys.push(fresh);
         places.keys.save(reference, &keys)?;
@@ -141,15 +140,14 @@ impl SigningLog {
     fn mark(&self, places: &Places<'_>) -> Result<(), SigningError> {
         let (disk, path) = (places.disk, mark(self.tenant.reference));
         let made = || {
-            if disk.exists(&path)? {
-                return Ok(());
-            }
             disk.make_folder(MARKS)?;
-            disk.create(&path)?.sync()?;
-            disk.sync_folder(MARKS)?;
-            disk.sync_folder("")
+            disk.create(&path)
         };
-        made().map_err(at("marking", MARKS))
+        let made = made().map_err(at("marking", MARKS))?;
+        // Also where it was there: whoever made it may have been killed before the sync, or have found no room for it.
+        let synced = made.sync().and_then(|()| disk.sync_folder(MARKS));
+        let synced = synced.and_then(|()| disk.sync_folder(""));
+        synced.map_err(not_durable("marking", Path::new(MARKS)))
     }
 
     fn current(&self) -> &KeyEntry {
@@ -248,7 +246,7 @@ fn at(action: &'static str, what: &'static str) -> impl FnOnce(std::io::Error) -
     move |source| SigningError::Io { action, path: what.into(), source }
 }
 
-fn mark(tenant: [u8; 16]) -> String {
+pub(super) fn mark(tenant: [u8; 16]) -> String {
     format!("{MARKS}/{}", Hex(&tenant))
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Store;
-use crate::{compress::CompressCounters, scrub::ScrubCounters};
+use crate::{compress::CompressCounters, scrub::ScrubCounters, words::Timestamp};
 
 /// Figures for metrics.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,6 +48,8 @@ pub struct StoreStats {
     pub scrub_damage: u64,
     /// Files that could not be read again since the start, in each round anew.
     pub scrub_unread: u64,
+    /// Age of the oldest record that no checkpoint covers, in microseconds; 0 where there is none, or logs are not signed.
+    pub unsigned_us: i64,
 }
 
 impl Store {
@@ -82,6 +84,25 @@ impl Store {
             scrub_rounds: scrubbed(|c| &c.rounds),
             scrub_damage: scrubbed(|c| &c.damage),
             scrub_unread: scrubbed(|c| &c.unread),
+            unsigned_us: self.unsigned_us(),
         }
+    }
+
+    fn unsigned_us(&self) -> i64 {
+        if self.shared.signer.lock().is_none() {
+            return 0;
+        }
+        let now = Timestamp::now().micros();
+        let ages = self.shared.tenants.all().into_iter().filter_map(|tenant| {
+            let signed = tenant.signed.borrow().as_ref().map_or(0, |s| s.checkpoint.size);
+            // A damaged log is not signed, and that is told otherwise.
+            let due = tenant.name.is_some() && tenant.index.read().damage.is_none();
+            if !due || signed >= *tenant.tip.borrow() {
+                return None;
+            }
+            let (_, entry) = tenant.view().entry(signed).ok()??;
+            Some(now - entry.time)
+        });
+        ages.max().unwrap_or(0).max(0)
     }
 }

@@ -434,8 +434,7 @@ fn diverged(answer: &Expectation) -> bool {
 fn run(seed: u64) -> [usize; 8] {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut world = start(SimulatedDisk::new());
-    // A signature is a sync of a real disk.
-    let mut signatures = seed.is_multiple_of(4).then(|| Signatures::begin(&world));
+    let mut signatures = Signatures::begin(&world);
     let mut counts = [0; 8];
     // The model with everything in flight, and as it was after each op that is in flight.
     let mut model = Model::default();
@@ -485,9 +484,7 @@ fn run(seed: u64) -> [usize; 8] {
                 if let Some(sealed) = world.machine.seal() {
                     world.pipeline.push(sealed);
                     sealed_models.push(model.clone());
-                    if let Some(signatures) = &mut signatures {
-                        signatures.look_ahead(&world);
-                    }
+                    signatures.look_ahead(&world);
                 }
             }
             85..95 if !world.pipeline.is_empty() => {
@@ -496,9 +493,7 @@ fn run(seed: u64) -> [usize; 8] {
                 committed = sealed_models.remove(0);
                 let count = world.tenant.index.read().count;
                 assert_eq!(count, committed.records.len() as u64, "seed {seed}");
-                if let Some(signatures) = &mut signatures {
-                    signatures.sign(&world);
-                }
+                signatures.sign(&world);
             }
             95..98 => {
                 // A view change drops a suffix of what is not committed: none of it may have been shown.
@@ -517,9 +512,7 @@ fn run(seed: u64) -> [usize; 8] {
                 let disk = Arc::clone(&world.disk);
                 drop(world);
                 world = start(disk);
-                if let Some(signatures) = &mut signatures {
-                    signatures.restart(&world);
-                }
+                signatures.restart(&world);
                 sealed_models.clear();
                 resolved.clear();
                 expected.clear();
@@ -530,10 +523,8 @@ fn run(seed: u64) -> [usize; 8] {
         }
     }
     let world = restarted(world, &committed, seed);
-    if let Some(mut signatures) = signatures {
-        signatures.restart(&world);
-        counts[7] = signatures.hold(&world);
-    }
+    signatures.restart(&world);
+    counts[7] = signatures.hold(&world);
     counts
 }
 

@@ -18,7 +18,6 @@ use crate::{
 /// The thread that signs, by hand. Its keys outlive every restart.
 pub(super) struct Signatures {
     keys: KeyFolder,
-    _folder: tempfile::TempDir,
     log: Box<SigningLog>,
     /// Size and root of every checkpoint that was shown.
     shown: Vec<(u64, Hash)>,
@@ -46,12 +45,11 @@ fn root(leaves: &[Hash]) -> (u64, Hash) {
 
 impl Signatures {
     pub(super) fn begin(world: &World) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let keys = KeyFolder::open(folder.path(), SYSTEM, "", false).unwrap();
         let disk = disk(world);
+        let keys = KeyFolder::open(Arc::clone(&disk), "keys".as_ref(), SYSTEM, "", false).unwrap();
         let places = Places { disk: &disk, keys: &keys };
         let log = Box::new(SigningLog::begin(&places, &world.tenant).unwrap());
-        Self { keys, _folder: folder, log, shown: Vec::new(), ahead: Vec::new() }
+        Self { keys, log, shown: Vec::new(), ahead: Vec::new() }
     }
 
     /// Signs what the log has by now.
