@@ -354,6 +354,8 @@ impl Collector for StoreFigures {
             Some(&Unit::Bytes),
             whole(stats.fragment_bytes),
         )?;
+        let unsigned = stats.unsigned_us / 1_000_000;
+        gauge("unsigned", "Age of what no checkpoint covers", Some(&Unit::Seconds), unsigned)?;
         let damaged = self.store.damage(&self.tenant).is_some();
         gauge("tenants_damaged", "Tenants whose log is damaged", None, i64::from(damaged))?;
         let bodies = whole(self.bodies.bytes());

@@ -210,6 +210,12 @@ pub const METRICS: &[Metric] = &[
         "Closed files that could not be read again, in each round anew.",
     ),
     metric(
+        "kimberlite_unsigned_seconds",
+        Kind::Gauge,
+        "seconds",
+        "Age of the oldest record that no checkpoint covers; 0 where there is none. A checkpoint is to come within a second.",
+    ),
+    metric(
         "kimberlite_tenants_damaged",
         Kind::Gauge,
         "tenants",
@@ -385,6 +391,15 @@ pub const ALERTS: &[Alert] = &[
         lasts: "0m",
         why: "For backups once a day, with two hours to spare. What a backup does not hold is gone with the disk.",
         action: "`GET /v1/backups` and the server's log say what failed; `kimberlite backup` takes one now.",
+    },
+    Alert {
+        name: "LogNotSigned",
+        when: "kimberlite_unsigned_seconds > 10",
+        lasts: "1m",
+        why: "A checkpoint covers each record within a second, ten on a disk that is very busy. Until one does there is neither proof \
+              nor receipt of it; appends and reads go on.",
+        action: "The server's log says why a log is not signed: there is no room where `keys.folder` lies, or a file there is gone. \
+                 Where it says nothing, the disk takes too long (SyncSlow).",
     },
     Alert {
         name: "WitnessFails",
