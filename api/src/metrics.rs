@@ -334,6 +334,8 @@ impl Collector for StoreFigures {
         )?;
         counter("scrub_rounds", "Times that all was read again", None, float(stats.scrub_rounds))?;
         counter("scrub_damage", "Damaged places found so", None, float(stats.scrub_damage))?;
+        let derived = float(stats.scrub_derived_damage);
+        counter("scrub_derived_damage", "Of these, places in derived files", None, derived)?;
         counter("scrub_unread", "Files not readable then", None, float(stats.scrub_unread))?;
         counter("sync", "Time in fdatasync", Some(&Unit::Seconds), stats.sync_seconds)?;
         let mut gauge = |name, help, unit: Option<&Unit>, value: i64| {

@@ -204,6 +204,12 @@ pub const METRICS: &[Metric] = &[
         "Damaged places found by reading again.",
     ),
     metric(
+        "kimberlite_scrub_derived_damage_total",
+        Kind::Counter,
+        "places",
+        "Of these, places in the index and the tiles, which are made anew from the log.",
+    ),
+    metric(
         "kimberlite_scrub_unread_total",
         Kind::Counter,
         "files",

@@ -28,6 +28,14 @@ pub struct Damage {
     pub what: &'static str,
 }
 
+impl Damage {
+    /// Whether the log can make it anew.
+    pub(crate) fn is_derived(&self) -> bool {
+        let folder = self.file.split('/').next();
+        [crate::index::derived::FOLDER, crate::tiles::FOLDER].map(Some).contains(&folder)
+    }
+}
+
 /// Why something could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {

@@ -20,6 +20,7 @@ use crate::{
     log::{recovery, superblock::SuperblockFile},
     proof::Checkpoint,
     read::{After, Direction, Filter, Selection, Shape, Source},
+    scrub::scrub_all,
     tiles::Hashes,
     words::{Actor, EventType, StreamName, TenantName},
 };
@@ -297,6 +298,10 @@ async fn check(disk: Arc<SimulatedDisk>, outcome: &Outcome, what: &str) {
         let again = again.unwrap_or_else(|e| panic!("{what}: step {step} again: {e}"));
         assert!(again.replayed && again.receipts == *receipts, "{what}: step {step} again");
     }
+    let on = Arc::clone(&disk) as Arc<dyn Disk>;
+    let scrubbed = scrub_all(&on, recovery::cluster(&*on).unwrap(), store.tenants());
+    assert_eq!(scrubbed, [0, 0, 0], "{what}: what is whole is found to be damaged");
+    assert_eq!(store.damage(&tenant), None, "{what}");
     let done = store.append(&tenant, command(99, &[("after", 1, 10)])).await;
     let done = done.unwrap_or_else(|e| panic!("{what}: {e}"));
     let last = found.last().map_or(0, |(_, _, position, _)| *position);

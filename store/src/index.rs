@@ -20,24 +20,25 @@ use serde::{Deserialize, Serialize};
 pub(crate) use names::{Changed, KnownActor, Names, StreamHead, StreamState, TenantDerived};
 pub(crate) use pages::{Pages, write_pages};
 pub(crate) use part::{MemoryPart, RecordEntry, Rows, idempotency_digest};
-pub(crate) use run::{Layout, NO_RUN, Run, write_part};
-pub(crate) use section::{check_section, holds, makes, of_another};
+pub(crate) use run::{Layout, NO_RUN, Run, RunCheck, write_part};
+pub(crate) use section::{
+    Details, Numbers, Wrong, check_section, entries_of, holds, makes, of_another,
+};
 pub(crate) use select::{Search, StreamRange};
 pub(crate) use slice::{About, Slice, View};
 
 use derived::TenantRow;
-use section::{Checked, Records};
+use section::{Checked, Records, parse};
 
 use crate::{
     error::{Damage, ReadError},
     log::{
         Segment,
         frame::{Section, SectionRuns},
-        run::Place,
     },
     node::sixteen,
     record::{Entry, Leaf, PayloadKind, RecordKind, Role},
-    words::{Actor, EventType, Hash, StreamName, Tag, TenantName, Timestamp},
+    words::{Actor, EventType, Hash, StreamName, Tag, TenantName},
 };
 
 /// The JSON of an idempotency payload.
@@ -234,29 +235,16 @@ impl TenantIndex {
         rows: &mut Rows,
     ) -> Result<(), Wrong> {
         let leaf = &record.leaf;
-        let mut tags: Vec<Tag> = Vec::new();
-        let mut occurred = None;
-        let mut idempotency = None;
+        let mut details = Details::default();
         let mut run = record.payloads;
         for (kind, _) in leaf.payloads() {
             let Some(json) = Entry::take(&mut run)?.json()? else { continue };
+            details.take(kind, json)?;
             match kind {
                 PayloadKind::StreamName => self.introduce_stream(leaf, json)?,
                 PayloadKind::TypeName => self.introduce_type(leaf, json)?,
                 PayloadKind::ActorName => {
                     self.introduce_actor(leaf, json, self.position(rows))?;
-                }
-                PayloadKind::OccurredAt => {
-                    let text: String = parse(json)?;
-                    occurred = Timestamp::parse(&text).map(Timestamp::micros);
-                }
-                PayloadKind::Tags => {
-                    let texts: Vec<String> = parse(json)?;
-                    let made: Result<_, _> = texts.iter().map(|t| Tag::new(t)).collect();
-                    tags = made.map_err(|_| "a tag cannot be")?;
-                }
-                PayloadKind::Idempotency => {
-                    idempotency = Some(parse::<IdempotencyBody>(json)?);
                 }
                 PayloadKind::Body if leaf.kind == RecordKind::TenantCreated => {
                     self.tenants.push(parse(json)?);
@@ -270,7 +258,10 @@ impl TenantIndex {
                     parse::<StampBody>(json)?;
                     self.last_stamp = Some(self.position(rows));
                 }
-                PayloadKind::Data
+                PayloadKind::OccurredAt
+                | PayloadKind::Tags
+                | PayloadKind::Idempotency
+                | PayloadKind::Data
                 | PayloadKind::Metadata
                 | PayloadKind::Body
                 | PayloadKind::Row => {}
@@ -281,27 +272,8 @@ impl TenantIndex {
             .map(|r| self.names.types.by_reference(r).ok_or("an unknown type"))
             .transpose()?;
         let stream = self.follow_stream(leaf)?;
-        let place = |p: crate::log::frame::RunPlace| Place {
-            block: offset as u32 + p.block,
-            inside: p.inside,
-        };
-        let entry = RecordEntry {
-            leaf: place(runs.leaf_place(record.leaf_at)),
-            payloads: place(runs.payload_place(record.payloads_at)),
-            leaf_bytes: record.leaf_bytes,
-            payload_bytes: record.payloads.len() as u32,
-            kind: leaf.kind,
-            stream: stream.unwrap_or(u32::MAX),
-            event_type: event_type.unwrap_or(u32::MAX),
-            version: leaf.version,
-            time: leaf.time_us,
-            occurred: occurred.unwrap_or(i64::MIN),
-            hash: record.hash,
-            id: leaf.id,
-            kinds: leaf.payloads().map(|(kind, _)| kind).collect(),
-        };
-        rows.push(entry, &tags);
-        if let Some(body) = idempotency {
+        rows.push(record.entry(offset, runs, (stream, event_type), &details), &details.tags);
+        if let Some(body) = details.idempotency {
             let actor = leaf.reference(Role::Actor).ok_or("a key without an actor")?;
             rows.push_idempotency(actor, &body, leaf.time_us);
         }
@@ -467,20 +439,4 @@ impl Touched<'_> {
     pub(crate) fn has_tag(&self, tag: &Tag) -> bool {
         self.rows.tags.get(tag).and_then(|numbers| numbers.last()).is_some_and(|n| *n >= self.from)
     }
-}
-
-/// Why a record was not taken in.
-enum Wrong {
-    Record(&'static str),
-    Read(ReadError),
-}
-
-impl From<&'static str> for Wrong {
-    fn from(what: &'static str) -> Self {
-        Self::Record(what)
-    }
-}
-
-fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, &'static str> {
-    serde_json::from_slice(json).map_err(|_| "a payload is not the JSON that it must be")
 }

@@ -11,7 +11,7 @@ use crate::{
     record::genesis,
     signing::SignedLog,
     subscribe::Subscriptions,
-    words::{StreamName, TenantName},
+    words::{Reference, StreamName, TenantName},
 };
 
 /// So many may render at once.
@@ -105,6 +105,17 @@ impl TenantShared {
         }
         match &self.derived {
             Some(derived) => derived.stream_state(id),
+            None => Ok(None),
+        }
+    }
+
+    /// A stream's number, which it keeps.
+    pub(crate) fn stream_number(&self, reference: Reference) -> Result<Option<u32>, ReadError> {
+        if let Some(id) = self.index.read().names.recent_number(reference) {
+            return Ok(Some(id));
+        }
+        match &self.derived {
+            Some(derived) => derived.stream_by_reference(reference),
             None => Ok(None),
         }
     }

@@ -140,6 +140,11 @@ impl Names {
         self.changed().find_map(|c| c.states.get(&id))
     }
 
+    /// The number of a stream that changed lately.
+    pub(crate) fn recent_number(&self, reference: Reference) -> Option<u32> {
+        self.changed().find_map(|c| c.references.get(&reference).copied())
+    }
+
     /// Names in `range` of streams that changed lately, each with its number.
     pub(crate) fn recent_names(
         &self,

@@ -49,6 +49,17 @@ pub(crate) struct IdempotencyEntry {
     pub(crate) time: i64,
 }
 
+impl IdempotencyEntry {
+    pub(crate) fn of(body: &IdempotencyBody, time: i64) -> Self {
+        let mut request = [0; 32];
+        for (byte, digits) in request.iter_mut().zip(body.request.as_bytes().chunks_exact(2)) {
+            let digits = std::str::from_utf8(digits).unwrap_or("0");
+            *byte = u8::from_str_radix(digits, 16).unwrap_or(0);
+        }
+        Self { records: body.records, request, time }
+    }
+}
+
 /// A segment's records of one tenant, from `first` on.
 #[derive(Debug)]
 pub(crate) struct MemoryPart {
@@ -147,14 +158,9 @@ impl Rows {
 
     /// Remembers the key of the record pushed last.
     pub(crate) fn push_idempotency(&mut self, actor: Reference, body: &IdempotencyBody, time: i64) {
-        let mut request = [0; 32];
-        for (byte, digits) in request.iter_mut().zip(body.request.as_bytes().chunks_exact(2)) {
-            let digits = std::str::from_utf8(digits).unwrap_or("0");
-            *byte = u8::from_str_radix(digits, 16).unwrap_or(0);
-        }
         let digest = idempotency_digest(actor, &body.route, &body.key);
         let number = self.entries.len() as u32 - 1;
-        let entry = IdempotencyEntry { records: body.records, request, time };
+        let entry = IdempotencyEntry::of(body, time);
         self.idempotency.insert(digest, (number, entry));
     }
 }

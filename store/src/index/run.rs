@@ -1,10 +1,13 @@
 //! The index of a part of a tenant's log as a derived file: written once from a [`MemoryPart`], read in place.
 
+mod check;
 mod compare;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub(crate) use check::RunCheck;
 
 use super::{
     pages::{PageReader, Pages},

@@ -1,20 +1,128 @@
-//! Sections of ops, taken apart into records and checked.
+//! A section's records, taken apart and checked.
 
-use super::{TenantBody, parse};
+use serde::Deserialize;
+
+use super::{IdempotencyBody, RecordEntry, TenantBody};
 use crate::{
-    log::frame::{Section, SectionRuns},
-    record::{Entry, Leaf, PayloadKind, RecordKind, leaf_hash},
-    words::Hash,
+    error::ReadError,
+    log::{
+        frame::{RunPlace, Section, SectionRuns},
+        run::Place,
+    },
+    record::{Entry, Leaf, PayloadKind, RecordKind, Role, leaf_hash},
+    words::{Hash, Reference, Tag, Timestamp},
 };
+
+/// Why a record was not taken in.
+pub(crate) enum Wrong {
+    Record(&'static str),
+    Read(ReadError),
+}
+
+impl From<&'static str> for Wrong {
+    fn from(what: &'static str) -> Self {
+        Self::Record(what)
+    }
+}
 
 /// A record whose bytes hold.
 pub(super) struct Checked<'a> {
     pub(super) leaf: Leaf<'a>,
-    pub(super) leaf_at: usize,
-    pub(super) leaf_bytes: u16,
+    leaf_at: usize,
+    leaf_bytes: u16,
     pub(super) payloads: &'a [u8],
-    pub(super) payloads_at: usize,
-    pub(super) hash: Hash,
+    payloads_at: usize,
+    hash: Hash,
+}
+
+impl Checked<'_> {
+    /// What the index has of it, whose frame begins at `offset`; the numbers are of its stream and its type.
+    pub(super) fn entry(
+        &self,
+        offset: u64,
+        runs: &SectionRuns,
+        (stream, event_type): Numbers,
+        details: &Details,
+    ) -> RecordEntry {
+        let leaf = &self.leaf;
+        let place = |p: RunPlace| Place { block: offset as u32 + p.block, inside: p.inside };
+        RecordEntry {
+            leaf: place(runs.leaf_place(self.leaf_at)),
+            payloads: place(runs.payload_place(self.payloads_at)),
+            leaf_bytes: self.leaf_bytes,
+            payload_bytes: self.payloads.len() as u32,
+            kind: leaf.kind,
+            stream: stream.unwrap_or(u32::MAX),
+            event_type: event_type.unwrap_or(u32::MAX),
+            version: leaf.version,
+            time: leaf.time_us,
+            occurred: details.occurred.unwrap_or(i64::MIN),
+            hash: self.hash,
+            id: leaf.id,
+            kinds: leaf.payloads().map(|(kind, _)| kind).collect(),
+        }
+    }
+}
+
+/// What filters and repetitions ask of a record's payloads.
+#[derive(Debug, Default)]
+pub(crate) struct Details {
+    pub(super) tags: Vec<Tag>,
+    occurred: Option<i64>,
+    pub(super) idempotency: Option<IdempotencyBody>,
+}
+
+impl Details {
+    /// Takes in a payload.
+    pub(super) fn take(&mut self, kind: PayloadKind, json: &[u8]) -> Result<(), &'static str> {
+        match kind {
+            PayloadKind::OccurredAt => {
+                let text: String = parse(json)?;
+                self.occurred = Timestamp::parse(&text).map(Timestamp::micros);
+            }
+            PayloadKind::Tags => {
+                let texts: Vec<String> = parse(json)?;
+                let made: Result<_, _> = texts.iter().map(|t| Tag::new(t)).collect();
+                self.tags = made.map_err(|_| "a tag cannot be")?;
+            }
+            PayloadKind::Idempotency => self.idempotency = Some(parse(json)?),
+            PayloadKind::StreamName
+            | PayloadKind::TypeName
+            | PayloadKind::ActorName
+            | PayloadKind::Data
+            | PayloadKind::Metadata
+            | PayloadKind::Body
+            | PayloadKind::Row => {}
+        }
+        Ok(())
+    }
+}
+
+/// Under which numbers an index knows a stream and a type, where a leaf has them.
+pub(crate) type Numbers = (Option<u32>, Option<u32>);
+
+/// What an index must have of each record of a section that holds, with its actor; `numbers` says under which ones it knows a
+/// leaf's stream and type.
+pub(crate) fn entries_of(
+    offset: u64,
+    runs: &SectionRuns,
+    hashes: &[Hash],
+    numbers: &mut dyn FnMut(&Leaf<'_>) -> Result<Numbers, ReadError>,
+) -> Result<Vec<(RecordEntry, Option<Reference>, Details)>, Wrong> {
+    let mut entries = Vec::with_capacity(hashes.len());
+    let mut records = Records::known(runs, hashes);
+    while let Some(record) = records.next()? {
+        let (mut details, mut run) = (Details::default(), record.payloads);
+        for (kind, _) in record.leaf.payloads() {
+            if let Some(json) = Entry::take(&mut run)?.json()? {
+                details.take(kind, json)?;
+            }
+        }
+        let numbers = numbers(&record.leaf).map_err(Wrong::Read)?;
+        let entry = record.entry(offset, runs, numbers, &details);
+        entries.push((entry, record.leaf.reference(Role::Actor), details));
+    }
+    Ok(entries)
 }
 
 /// Checks a section without taking it in; without the hash of the record before it, not its chain.
@@ -28,6 +136,8 @@ pub(crate) fn holds(
         _ => Ok(()),
     }
 }
+
+const BROKEN_CHAIN: &str = "the chain of leaves does not lead to its head";
 
 /// Checks a section that another made, of an op at this time, behind the record with the hash `previous`: all that does not
 /// depend on what names stand for. Returns the tenants that its records make.
@@ -73,8 +183,6 @@ fn made_by(record: &Checked<'_>) -> Result<Option<TenantBody>, &'static str> {
     }
     Err("a record of a tenant that says nothing of it")
 }
-
-const BROKEN_CHAIN: &str = "the chain of leaves does not lead to its head";
 
 /// Checks every leaf, the payloads' form and commitments, and last the chain; the hashes of the section's records, which
 /// hold if the record before them has the hash `previous`.
@@ -159,4 +267,8 @@ impl<'a> Records<'a> {
             hash: self.previous,
         }))
     }
+}
+
+pub(super) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, &'static str> {
+    serde_json::from_slice(json).map_err(|_| "a payload is not the JSON that it must be")
 }

@@ -46,6 +46,8 @@ pub struct StoreStats {
     pub scrub_rounds: u64,
     /// Damaged places that reading again has found since the start.
     pub scrub_damage: u64,
+    /// Of these, places in what is derived from the log.
+    pub scrub_derived_damage: u64,
     /// Files that could not be read again since the start, in each round anew.
     pub scrub_unread: u64,
     /// Age of the oldest record that no checkpoint covers, in microseconds; 0 where there is none, or logs are not signed.
@@ -83,6 +85,7 @@ impl Store {
             scrubbed_bytes: scrubbed(|c| &c.bytes),
             scrub_rounds: scrubbed(|c| &c.rounds),
             scrub_damage: scrubbed(|c| &c.damage),
+            scrub_derived_damage: scrubbed(|c| &c.derived),
             scrub_unread: scrubbed(|c| &c.unread),
             unsigned_us: self.unsigned_us(),
         }

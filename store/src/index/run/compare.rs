@@ -71,12 +71,15 @@ impl Run {
                 continue;
             }
             if let Some(n) = found.iter().zip(expected).position(|(a, b)| a != b) {
-                let differs = at + n as u64;
-                let page = Pages::offset_of(differs) / 4096;
-                return Err(self.pages.damage(page, self.layout.about(differs)));
+                return Err(self.wrong(at + n as u64));
             }
         }
         Ok(())
+    }
+
+    /// That a byte of the content is not the log's.
+    pub(super) fn wrong(&self, at: u64) -> ReadError {
+        self.pages.damage(Pages::offset_of(at) / 4096, self.layout.about(at))
     }
 
     pub(crate) fn pages(&self) -> &Pages {
