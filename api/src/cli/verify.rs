@@ -40,7 +40,7 @@ const FINDINGS_MAX: usize = 10_000;
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// A data folder, a backup's folder, or the `http://` URL of a server; left out, the server at `--url`. Over HTTP each record is asked for by
-    /// its position: whether streams and filters lead to all of theirs is checked in a folder only.
+    /// its position. A URL shows no index: whether streams, filters and ids lead to all of their records is checked in a folder only.
     #[arg(value_name = "FOLDER|URL")]
     what: Option<String>,
     /// A public key of the log, from somebody you trust: what a server shows, or what a folder holds, must be what this key signed.

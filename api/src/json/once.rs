@@ -287,6 +287,19 @@ mod tests {
         version: u64,
     }
 
+    /// Only what was read here is known to be checked; what the parser that explains has read is still to be.
+    #[test]
+    fn a_body_of_the_usual_form_is_read_in_one_pass() {
+        for (body, once) in [
+            (r#"{"name":"n","number":1,"raw":{"a":[1.5,"x"]}}"#, true),
+            (r#"{"name":"\u006e","raw":{"a":1}}"#, false),
+        ] {
+            let read: Body<'_> = crate::json::parse(body.as_bytes()).unwrap();
+            assert_eq!(read.name, "n");
+            assert_eq!(read.raw.unwrap().checked, once, "{body}");
+        }
+    }
+
     impl Body<'_> {
         fn shown(&self) -> String {
             let Self { name, number, flag, raw, other, list, inner } = self;
