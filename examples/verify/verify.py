@@ -9,7 +9,7 @@ Standard library only, but for opening a sealed payload: that needs `cryptograph
 """
 import copy, datetime, functools, hashlib, hmac, json, pathlib, sys, urllib.request, uuid  # noqa: E401
 
-RECORDS = {1: "event", 2: "stream_deleted", 3: "log_forked", 4: "tenant_created", 65: "checkpoint_stamped"}
+RECORDS = {1: "event", 2: "stream_deleted", 3: "log_forked", 4: "tenant_created", 16: "schema_changed", 17: "row_changed", 65: "checkpoint_stamped"}
 PAYLOADS = ["", "stream", "type", "actor", "data", "metadata", "occurred_at", "tags", "idempotency", "body", "row"]
 CLEAR, SEALED = 1, 2
 

@@ -208,6 +208,8 @@ pub enum Rejection {
         /// The first one for which there is no room.
         event_type: EventType,
     },
+    /// The tenant has made as many tables as there can be ([`crate::limits::TABLES_MAX`]).
+    TablesExhausted,
     /// A boundary's `after` is no position of this log, so nothing can be said of what lies behind it.
     Diverged {
         /// The position it names.

@@ -23,6 +23,7 @@ use crate::{
     index::{
         Changed, KnownActor, Layout, MemoryPart, NO_RUN, Pages, Run, TenantDerived,
         derived::{Checkpoint, Derived, FOLDER, RunRow, TenantChange, TenantRow, run_name},
+        rows::{ChangedRows, KnownTable},
         write_pages, write_part,
     },
     log::Written,
@@ -51,6 +52,8 @@ struct FrozenTenant {
     first_type: u32,
     types: Vec<(EventType, Reference)>,
     actors: Vec<(Actor, KnownActor)>,
+    tables: Vec<(u32, KnownTable)>,
+    rows: Arc<ChangedRows>,
     parts: Vec<Arc<MemoryPart>>,
 }
 
@@ -280,9 +283,10 @@ fn freeze(tenants: &Tenants, behind: &Behind) -> Frozen {
         });
         let actors = actors.collect();
         let (streams, parts) = (index.names.freeze(), index.freeze());
+        let (rows, tables) = index.rows.freeze();
         drop(index);
         let first_type = first_type as u32;
-        Some(FrozenTenant { tenant, row, streams, first_type, types, actors, parts })
+        Some(FrozenTenant { tenant, row, streams, first_type, types, actors, tables, rows, parts })
     });
     let Written { segment, offset } = &behind.written;
     let header = &behind.header;
@@ -355,6 +359,8 @@ impl Writer {
                 types: tenant.types.clone(),
                 actors: tenant.actors.clone(),
                 stream_runs,
+                tables: tenant.tables.clone(),
+                rows: Arc::clone(&tenant.rows),
             });
         }
         if written.is_empty() {

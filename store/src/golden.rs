@@ -12,8 +12,9 @@ use crate::{
     disk::{Disk, RealDisk},
     index::StreamHead,
     kernel::{
-        IdState, NameUse, Prepared, PreparedAppend, PreparedCommand, PreparedDelete, PreparedEvent,
-        PreparedIdempotency, Seen, StreamUse,
+        IdState, NameUse, Prepared, PreparedAppend, PreparedChange, PreparedChanging,
+        PreparedCommand, PreparedDelete, PreparedEvent, PreparedIdempotency, Rests, Seen,
+        StreamUse,
     },
     log::{self, framed::Spot, superblock::SuperblockFile},
     node::machine::Machine,
@@ -190,6 +191,33 @@ fn deletion() -> PreparedDelete {
     }
 }
 
+/// A table that is made, and a row that is made and deleted.
+fn changes() -> PreparedChange {
+    const ROW: &str = r#"{"table":"d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1","key":[7]}"#;
+    const TABLE: &str = r#"{"create_table":{"table":"d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1","name":"meters","columns":[{"name":"id","type":"BIGINT","not_null":true,"default":null},{"name":"place","type":"TEXT","not_null":false,"default":"'none'"}],"key":[0]}}"#;
+    let body = |json, salt| (PayloadKind::Body, json, salt);
+    let row = Some((Reference([0xd1; 16]), [7; 16]));
+    let record = |id, version, payloads: &[_], row| PreparedChanging {
+        id: [id; 16],
+        version,
+        payloads: clear(payloads),
+        row,
+    };
+    let image = (PayloadKind::Row, r#"[7,"cellar"]"#, 0x23);
+    PreparedChange {
+        actor: NameUse {
+            name: Actor::new("gateway").unwrap(),
+            seen: Seen::Known(Reference([0x53; 16])),
+        },
+        rests: Rests::default(),
+        records: vec![
+            record(0xe3, 0, &[body(TABLE, 0x21)], None),
+            record(0xe4, 0, &[body(ROW, 0x22), image], row),
+            record(0xe5, 1, &[body(ROW, 0x24)], row),
+        ],
+    }
+}
+
 #[test]
 fn ops_are_written_as_the_format_says() {
     let superblock = Superblock { view: View(5), ..Superblock::fresh(CLUSTER) };
@@ -214,6 +242,12 @@ fn ops_are_written_as_the_format_says() {
     let second = first.behind(placed.bytes().len());
     let placed = machine.seal().unwrap().frame.placed(second);
     let title = "op 2: an event and the deletion of its stream, one microsecond later, behind it";
+    check(title, placed.bytes());
+    let command = PreparedCommand::Change(changes());
+    machine.submit(TIME_US, Prepared { tenant: TENANT, seen_at: 0, command, bytes: 0 }, ());
+    let third = second.behind(placed.bytes().len());
+    let placed = machine.seal().unwrap().frame.placed(third);
+    let title = "op 3: a table is made, a row in it made and deleted, behind both";
     check(title, placed.bytes());
 }
 

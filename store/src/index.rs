@@ -7,6 +7,7 @@ pub(crate) mod derived;
 mod names;
 mod pages;
 mod part;
+pub(crate) mod rows;
 mod run;
 mod section;
 mod select;
@@ -101,6 +102,8 @@ pub(crate) struct StampBody {
 #[derive(Debug)]
 pub(crate) struct TenantIndex {
     pub(crate) names: Names,
+    /// Tables that users made, with their rows.
+    pub(crate) rows: rows::Rows,
     /// In the order of their positions, without gaps.
     slices: Arc<Vec<Slice>>,
     /// The part that takes further records; the last of `slices`.
@@ -135,6 +138,7 @@ impl TenantIndex {
     pub(crate) fn new(genesis: Hash) -> Self {
         Self {
             names: Names::default(),
+            rows: rows::Rows::default(),
             slices: Arc::default(),
             open: None,
             derived: None,
@@ -152,16 +156,22 @@ impl TenantIndex {
         }
     }
 
-    /// One that no record is looked for in by its id.
+    /// One that no record is looked for in by its id, and no row at all.
     pub(crate) fn unsearched(genesis: Hash) -> Self {
-        Self { searched: false, ..Self::new(genesis) }
+        Self { searched: false, rows: rows::Rows::tallied(), ..Self::new(genesis) }
     }
 
     /// Goes on from what a checkpoint says.
-    pub(crate) fn restore(&mut self, names: Names, runs: Vec<Slice>, row: &TenantRow) {
+    pub(crate) fn restore(
+        &mut self,
+        names: Names,
+        rows: rows::Rows,
+        runs: Vec<Slice>,
+        row: &TenantRow,
+    ) {
         self.saved_count = Some(row.count);
         self.saved_types = names.types.list.len();
-        self.names = names;
+        (self.names, self.rows) = (names, rows);
         self.slices = Arc::new(runs);
         (self.count, self.chain_head) = (row.count, Hash(row.chain_head));
         self.generation = row.generation;
@@ -236,6 +246,7 @@ impl TenantIndex {
     ) -> Result<(), Wrong> {
         let leaf = &record.leaf;
         let mut details = Details::default();
+        let (mut body_json, mut row_json) = (None, None);
         let mut run = record.payloads;
         for (kind, _) in leaf.payloads() {
             let Some(json) = Entry::take(&mut run)?.json()? else { continue };
@@ -258,14 +269,21 @@ impl TenantIndex {
                     parse::<StampBody>(json)?;
                     self.last_stamp = Some(self.position(rows));
                 }
+                PayloadKind::Body if leaf.kind == RecordKind::SchemaChanged => {
+                    self.rows.change_schema(json, self.position(rows))?;
+                }
+                PayloadKind::Body => body_json = Some(json),
+                PayloadKind::Row => row_json = Some(json),
                 PayloadKind::OccurredAt
                 | PayloadKind::Tags
                 | PayloadKind::Idempotency
                 | PayloadKind::Data
-                | PayloadKind::Metadata
-                | PayloadKind::Body
-                | PayloadKind::Row => {}
+                | PayloadKind::Metadata => {}
             }
+        }
+        if leaf.kind == RecordKind::RowChanged {
+            let body = body_json.ok_or("a row without a key")?;
+            self.rows.change_row(leaf, body, row_json, self.position(rows))?;
         }
         let event_type = leaf
             .reference(Role::Type)
@@ -311,7 +329,11 @@ impl TenantIndex {
                 state.head.visible_from = state.head.version + 1;
                 self.generation += 1;
             }
-            RecordKind::LogForked | RecordKind::TenantCreated | RecordKind::CheckpointStamped => {}
+            RecordKind::LogForked
+            | RecordKind::TenantCreated
+            | RecordKind::SchemaChanged
+            | RecordKind::RowChanged
+            | RecordKind::CheckpointStamped => {}
         }
         Ok(Some(id))
     }
@@ -386,6 +408,7 @@ impl TenantIndex {
     /// What was frozen is on disk now, as `runs`.
     pub(crate) fn thaw(&mut self, runs: &HashMap<u64, Arc<Run>>) {
         self.names.thaw();
+        self.rows.thaw();
         if let Some(derived) = &self.derived {
             derived.checkpointed();
         }

@@ -12,13 +12,16 @@
     clippy::wildcard_enum_match_arm
 )]
 
+mod changes;
 mod command;
 mod window;
 
+pub(crate) use changes::decide_change;
+
 pub(crate) use command::{
-    IdState, IdempotencyHit, NameUse, Prepared, PreparedAppend, PreparedCommand, PreparedCondition,
-    PreparedDelete, PreparedEvent, PreparedFork, PreparedIdempotency, PreparedStamp,
-    PreparedTenant, Seen, StreamUse,
+    IdState, IdempotencyHit, NameUse, Prepared, PreparedAppend, PreparedChange, PreparedChanging,
+    PreparedCommand, PreparedCondition, PreparedDelete, PreparedEvent, PreparedFork,
+    PreparedIdempotency, PreparedStamp, PreparedTenant, Rests, RowDigest, Seen, StreamUse,
 };
 pub(crate) use window::{Recent, TenantWindow};
 
@@ -70,6 +73,8 @@ pub(crate) struct Effect<'a> {
     /// The client chose the id.
     pub(crate) client_id: bool,
     pub(crate) tags: &'a [Tag],
+    /// The row that it changes.
+    pub(crate) row: Option<(Reference, RowDigest)>,
 }
 
 /// A name in an effect: its reference, and its payload where this record is the first to use it.
@@ -122,6 +127,7 @@ pub(crate) fn decide_append<'a>(
                 head: (version + 1 == behind).then_some(head),
                 client_id: event.client_id,
                 tags: &event.tags,
+                row: None,
             });
         }
     }
@@ -172,6 +178,7 @@ pub(crate) fn decide_delete<'a>(
         head: Some(StreamHead { deleted: true, visible_from: head.version + 1, ..head }),
         client_id: false,
         tags: &[],
+        row: None,
     })
 }
 
@@ -230,6 +237,7 @@ fn plain_effect<'a>(
         head: None,
         client_id: false,
         tags: &[],
+        row: None,
     }
 }
 

@@ -21,6 +21,7 @@ pub mod proof;
 pub mod read;
 pub mod restore;
 pub mod scan;
+pub mod tables;
 pub mod verify;
 pub mod words;
 

@@ -16,6 +16,18 @@ pub const MATCH_ITEMS_MAX: usize = 32;
 pub const NAME_BYTES_MAX: usize = 256;
 /// Event types of one tenant, for good: all of them lie in memory (about 30 MiB where each name is as long as can be).
 pub const TYPES_MAX: usize = 65_536;
+/// Tables of one tenant, for good, those that were dropped included: what they were lies in memory.
+pub const TABLES_MAX: usize = 4096;
+/// Columns of one table.
+pub const COLUMNS_MAX: usize = 256;
+/// Bytes of a table's or a column's name.
+pub const COLUMN_NAME_BYTES_MAX: usize = 128;
+/// Bytes of one row as it is stored.
+pub const ROW_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a row's key as it is looked for.
+pub const ROW_KEY_BYTES_MAX: usize = 1024;
+/// Records that the statements of one request may write: changed rows, and tables made or dropped.
+pub const CHANGES_MAX: usize = 10_000;
 /// Tags of one event.
 pub const TAGS_MAX: usize = 32;
 /// Subjects of one event.

@@ -16,6 +16,7 @@ use crate::{
     index::{
         Names, Pages, Run, Slice,
         derived::{Derived, Kept, run_name},
+        rows::Rows,
     },
     log::{
         Segment, Written,
@@ -185,7 +186,8 @@ fn load(
         let name = name.map_err(|_| LoadError::Other)?;
         let shared = tenants.make(name, tenant.tenant, tenant.row.log_id);
         let names = Names::load(tenant.row.next_stream, tenant.types, tenant.actors);
-        shared.index.write().restore(names, slices, &tenant.row);
+        let rows = Rows::load(tenant.tables);
+        shared.index.write().restore(names, rows, slices, &tenant.row);
         tenants.add(Arc::new(shared));
     }
     Ok((Some(start), next_run))

@@ -27,6 +27,8 @@ pub(crate) enum RecordKind {
     StreamDeleted = 2,
     LogForked = 3,
     TenantCreated = 4,
+    SchemaChanged = 16,
+    RowChanged = 17,
     CheckpointStamped = 65,
 }
 
@@ -37,6 +39,8 @@ impl RecordKind {
             2 => Self::StreamDeleted,
             3 => Self::LogForked,
             4 => Self::TenantCreated,
+            16 => Self::SchemaChanged,
+            17 => Self::RowChanged,
             65 => Self::CheckpointStamped,
             _ => return None,
         })
@@ -48,6 +52,8 @@ impl RecordKind {
             Self::StreamDeleted => "stream_deleted",
             Self::LogForked => "log_forked",
             Self::TenantCreated => "tenant_created",
+            Self::SchemaChanged => "schema_changed",
+            Self::RowChanged => "row_changed",
             Self::CheckpointStamped => "checkpoint_stamped",
         }
     }

@@ -3,6 +3,7 @@
 //! Who asks gets rows without text made of them, and only the columns that were asked for: where none of them lies in a
 //! payload, no payload is read. Filters go through the index; what a filter does not say is left to the caller.
 
+mod rows;
 mod times;
 
 use std::{
@@ -22,6 +23,7 @@ use crate::{
     tenant::TenantShared,
     words::{Actor, EventType, Position, Reference, StreamName, Timestamp},
 };
+pub use rows::RowScan;
 use times::{first_after, first_at};
 
 /// As of when.
@@ -390,7 +392,11 @@ impl Snapshot {
                 let behind = heads.get(&entry.stream).copied().unwrap_or_default();
                 deletions.entry(entry.stream).or_default().push(behind);
             }
-            RecordKind::LogForked | RecordKind::TenantCreated | RecordKind::CheckpointStamped => {}
+            RecordKind::LogForked
+            | RecordKind::TenantCreated
+            | RecordKind::SchemaChanged
+            | RecordKind::RowChanged
+            | RecordKind::CheckpointStamped => {}
         })?;
         Ok(deletions)
     }

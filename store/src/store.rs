@@ -1,6 +1,7 @@
 //! The store's public face.
 
 mod beside;
+mod changes;
 mod cosigned;
 mod evidence;
 mod snapshots;

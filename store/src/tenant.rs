@@ -25,7 +25,7 @@ pub(crate) struct TenantShared {
     pub(crate) reference: [u8; 16],
     pub(crate) log_id: [u8; 16],
     pub(crate) index: RwLock<TenantIndex>,
-    derived: Option<TenantDerived>,
+    pub(crate) derived: Option<TenantDerived>,
     /// Records committed; published after the index has them.
     pub(crate) tip: watch::Sender<u64>,
     pub(crate) subscriptions: Subscriptions,

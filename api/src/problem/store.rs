@@ -5,7 +5,7 @@ use kimberlite_store::{
     append::{AppendError, FailedCondition, Place, Rejection},
     backup::BackupError,
     error::{Damage, ReadError},
-    limits::TYPES_MAX,
+    limits::{TABLES_MAX, TYPES_MAX},
 };
 
 use super::{Code, FieldError, Problem};
@@ -141,6 +141,14 @@ impl From<Rejection> for Problem {
                 let detail = format!(
                     "The type {event_type} would be one more than the {TYPES_MAX} of a tenant. Use \
                      tags or streams for what varies."
+                );
+                let (pointer, parameter) = (None, None);
+                let errors = vec![FieldError { pointer, parameter, detail }];
+                Self::fields(Code::LimitExceeded, errors)
+            }
+            Rejection::TablesExhausted => {
+                let detail = format!(
+                    "A tenant makes at most {TABLES_MAX} tables, those that were dropped included."
                 );
                 let (pointer, parameter) = (None, None);
                 let errors = vec![FieldError { pointer, parameter, detail }];

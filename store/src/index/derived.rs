@@ -5,6 +5,7 @@
 
 pub(crate) mod compare;
 mod lookup;
+pub(crate) mod rows;
 
 use std::{
     collections::HashMap,
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     names::{KnownActor, StreamHead, StreamState},
+    rows::{ChangedRows, KnownTable},
     run::{Layout, NO_RUN},
 };
 use crate::{
@@ -40,7 +42,7 @@ pub(crate) const DATABASE: &str = "index/names";
 /// Its presence asks for everything derived to be made anew.
 pub(crate) const REBUILD: &str = "index/rebuild";
 /// What derived files of this version look like.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// Bytes of the database's own cache.
 const CACHE_BYTES: usize = 16 << 20;
 
@@ -116,6 +118,9 @@ pub(crate) struct TenantChange {
     pub(crate) actors: Vec<(Actor, KnownActor)>,
     /// Streams with events in the parts that are written, and the first position of the newest such part.
     pub(crate) stream_runs: HashMap<u32, u64>,
+    /// Tables that were made or dropped.
+    pub(crate) tables: Vec<(u32, KnownTable)>,
+    pub(crate) rows: Arc<ChangedRows>,
 }
 
 /// One tenant as the database has it.
@@ -124,6 +129,7 @@ pub(crate) struct LoadedTenant {
     pub(crate) row: TenantRow,
     pub(crate) types: Vec<(EventType, Reference)>,
     pub(crate) actors: HashMap<Actor, KnownActor>,
+    pub(crate) tables: Vec<KnownTable>,
 }
 
 /// A checkpoint with its tenants and numbered runs.
@@ -320,14 +326,15 @@ impl Derived {
                 let (at, row) = entry?;
                 actors.push((at.value().to_vec(), row.value().to_vec()));
             }
+            let tables = rows::tables(t)?;
             let mut runs = Vec::new();
             for entry in t.open_table(RUNS)?.iter()? {
                 let (number, row) = entry?;
                 runs.push((number.value(), row.value().to_vec()));
             }
-            Ok(Some((checkpoint, tenants, types, actors, runs)))
+            Ok(Some((checkpoint, tenants, types, actors, tables, runs)))
         })?;
-        let Some((checkpoint, tenants, types, actors, runs)) = loaded else {
+        let Some((checkpoint, tenants, types, actors, tables, runs)) = loaded else {
             return Ok(Kept::Nothing);
         };
         let Versioned { version } = decode(&checkpoint)?;
@@ -338,8 +345,8 @@ impl Derived {
         let mut out: Vec<LoadedTenant> = Vec::new();
         for (tenant, row) in tenants {
             let tenant = sixteen(&tenant)?;
-            let (types, actors) = (Vec::new(), HashMap::new());
-            out.push(LoadedTenant { tenant, row: decode(&row)?, types, actors });
+            let (types, actors, tables) = (Vec::new(), HashMap::new(), Vec::new());
+            out.push(LoadedTenant { tenant, row: decode(&row)?, types, actors, tables });
         }
         let of = |out: &mut Vec<LoadedTenant>, at: &[u8]| {
             let tenant = at.get(..16).map(<[u8]>::to_vec);
@@ -359,6 +366,11 @@ impl Derived {
             let first = u64::from_be_bytes(first.try_into().map_err(|_| unreadable())?);
             let reference = Reference(sixteen(reference)?);
             out[i].actors.insert(name, KnownActor { reference, first });
+        }
+        // In the order of their numbers.
+        for (at, row) in tables {
+            let i = of(&mut out, &at)?;
+            out[i].tables.push(decode(&row)?);
         }
         let runs: Result<_, ReadError> =
             runs.into_iter().map(|(n, row)| Ok((n, decode(&row)?))).collect();
@@ -407,42 +419,6 @@ impl Derived {
     /// Whether a write or a sync failed so that nobody knows what the disk holds.
     pub(crate) fn broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
-    }
-
-    /// Streams by name.
-    pub(crate) fn names(
-        &self,
-        tenant: [u8; 16],
-        (from, to): (Bound<&str>, Bound<&str>),
-        limit: usize,
-    ) -> Result<Vec<(StreamName, u32)>, ReadError> {
-        let keyed = |bound: Bound<&str>| bound.map(|name| key(tenant, name.as_bytes()));
-        let end = match keyed(to) {
-            // Names begin behind the tenant's 16 bytes and hold no byte 255.
-            Bound::Unbounded => Bound::Excluded(key(tenant, &[0xff])),
-            bound => bound,
-        };
-        let start = match keyed(from) {
-            Bound::Unbounded => Bound::Included(tenant.to_vec()),
-            bound => bound,
-        };
-        let range = (as_slice(&start), as_slice(&end));
-        let rows = self.read(|t| {
-            let table = match t.open_table(STREAM_NAMES) {
-                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-                table => table?,
-            };
-            let mut rows = Vec::new();
-            for entry in table.range::<&[u8]>(range)?.take(limit) {
-                let (name, id) = entry?;
-                rows.push((name.value()[16..].to_vec(), id.value() as u32));
-            }
-            Ok(rows)
-        })?;
-        let named = |(name, id): (Vec<u8>, u32)| {
-            Ok((StreamName::stored(text(&name)?).map_err(|_| unreadable())?, id))
-        };
-        rows.into_iter().map(named).collect()
     }
 }
 
@@ -499,6 +475,7 @@ fn write_all(
         }
         drop((runs, rows, types, actors));
         write_streams(&transaction, tenants)?;
+        rows::write(&transaction, tenants)?;
     }
     Ok(transaction.commit()?)
 }
@@ -596,4 +573,6 @@ pub(crate) fn decode_rows(bytes: &[u8], json: &[u8]) {
     let _state = decode_state(bytes).is_ok();
     let _rows = (decode::<Checkpoint>(json).is_ok(), decode::<RunRow>(json).is_ok());
     let _row = decode::<TenantRow>(json).is_ok();
+    let _table = decode::<KnownTable>(json).is_ok();
+    rows::decode_rows(bytes);
 }

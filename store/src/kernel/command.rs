@@ -32,6 +32,7 @@ pub(crate) enum PreparedCommand {
     CreateTenant(PreparedTenant),
     Fork(PreparedFork),
     Stamp(PreparedStamp),
+    Change(PreparedChange),
 }
 
 #[derive(Debug)]
@@ -83,6 +84,45 @@ pub(crate) struct PreparedStamp {
     pub(crate) actor: NameUse<Actor>,
     pub(crate) id: [u8; 16],
     pub(crate) payloads: Payloads,
+}
+
+/// Changes tables and their rows, all or nothing.
+#[derive(Debug)]
+pub(crate) struct PreparedChange {
+    pub(crate) actor: NameUse<Actor>,
+    pub(crate) rests: Rests,
+    pub(crate) records: Vec<PreparedChanging>,
+}
+
+/// What must be as it was seen, beside the schema and the rows that are written.
+#[derive(Debug, Default)]
+pub(crate) struct Rests {
+    /// All events and streams.
+    pub(crate) events: bool,
+    /// All rows of these tables.
+    pub(crate) tables: Vec<Reference>,
+    pub(crate) rows: Vec<RowDigest>,
+}
+
+/// Which row of a tenant: a digest of the table's reference and the key.
+pub(crate) type RowDigest = [u8; 16];
+
+/// One record of a change.
+#[derive(Debug)]
+pub(crate) struct PreparedChanging {
+    pub(crate) id: [u8; 16],
+    pub(crate) version: u64,
+    pub(crate) payloads: Payloads,
+    /// Table and row; `None` where the schema changes.
+    pub(crate) row: Option<(Reference, RowDigest)>,
+}
+
+impl PreparedChange {
+    /// Bytes that it takes while it waits.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let payloads = |p: &Payloads| p.stored.len() + size_of_val(&*p.heads);
+        self.records.iter().map(|r| size_of_val(r) + payloads(&r.payloads)).sum()
+    }
 }
 
 /// A name and what was known of it.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use super::RowDigest;
 use crate::{
     index::StreamHead,
     limits::WINDOW_RECORDS,
@@ -24,6 +25,13 @@ pub(crate) struct OpWrites {
     pub(crate) idempotency: HashMap<[u8; 16], u64>,
     /// Its events, in order.
     pub(crate) recent: Vec<Recent>,
+    /// Position of its last record that is about a stream.
+    pub(crate) event: Option<u64>,
+    /// Of its last one that changes the schema.
+    pub(crate) schema: Option<u64>,
+    /// Of the last ones that change these tables' rows, and these rows.
+    tables: HashMap<Reference, u64>,
+    rows: HashMap<RowDigest, u64>,
 }
 
 /// What conditions ask of an event.
@@ -46,7 +54,17 @@ impl OpWrites {
             ids: HashMap::new(),
             idempotency: HashMap::new(),
             recent: Vec::new(),
+            event: None,
+            schema: None,
+            tables: HashMap::new(),
+            rows: HashMap::new(),
         }
+    }
+
+    /// A record at `position` changes a row.
+    pub(crate) fn row(&mut self, table: Reference, row: RowDigest, position: u64) {
+        self.tables.insert(table, position);
+        self.rows.insert(row, position);
     }
 }
 
@@ -68,6 +86,10 @@ pub(crate) struct TenantWindow {
     actors: HashSet<Actor>,
     ids: HashMap<[u8; 16], u64>,
     idempotency: HashMap<[u8; 16], u64>,
+    event: Option<u64>,
+    schema: Option<u64>,
+    tables: HashMap<Reference, u64>,
+    rows: HashMap<RowDigest, u64>,
 }
 
 impl TenantWindow {
@@ -85,6 +107,10 @@ impl TenantWindow {
             actors: HashSet::new(),
             ids: HashMap::new(),
             idempotency: HashMap::new(),
+            event: None,
+            schema: None,
+            tables: HashMap::new(),
+            rows: HashMap::new(),
         }
     }
 
@@ -141,6 +167,10 @@ impl TenantWindow {
         self.actors.extend(writes.actors.iter().cloned());
         self.ids.extend(&writes.ids);
         self.idempotency.extend(&writes.idempotency);
+        self.event = writes.event.or(self.event);
+        self.schema = writes.schema.or(self.schema);
+        self.tables.extend(&writes.tables);
+        self.rows.extend(&writes.rows);
         self.committed_next = writes.next;
         self.committed_head = writes.chain_head;
         self.committed.push_back(writes);
@@ -175,6 +205,16 @@ impl TenantWindow {
         for (digest, position) in &old.idempotency {
             if self.idempotency.get(digest) == Some(position) {
                 self.idempotency.remove(digest);
+            }
+        }
+        for (table, position) in &old.tables {
+            if self.tables.get(table) == Some(position) {
+                self.tables.remove(table);
+            }
+        }
+        for (row, position) in &old.rows {
+            if self.rows.get(row) == Some(position) {
+                self.rows.remove(row);
             }
         }
     }
@@ -215,6 +255,28 @@ impl TenantWindow {
     pub(crate) fn idempotency(&self, digest: &[u8; 16]) -> Option<u64> {
         let overlay = self.overlay.iter().rev().find_map(|w| w.idempotency.get(digest));
         overlay.or_else(|| self.idempotency.get(digest)).copied()
+    }
+
+    /// Position of the last record that changed the schema, as far as the window goes.
+    pub(crate) fn last_schema(&self) -> Option<u64> {
+        self.overlay.iter().rev().find_map(|w| w.schema).or(self.schema)
+    }
+
+    /// Likewise of the last one that is about a stream.
+    pub(crate) fn last_event(&self) -> Option<u64> {
+        self.overlay.iter().rev().find_map(|w| w.event).or(self.event)
+    }
+
+    /// Likewise of the last one that changed a row of a table.
+    pub(crate) fn last_of_table(&self, table: Reference) -> Option<u64> {
+        let overlay = self.overlay.iter().rev().find_map(|w| w.tables.get(&table));
+        overlay.or_else(|| self.tables.get(&table)).copied()
+    }
+
+    /// Likewise of the last one that changed a row.
+    pub(crate) fn last_of_row(&self, row: &RowDigest) -> Option<u64> {
+        let overlay = self.overlay.iter().rev().find_map(|w| w.rows.get(row));
+        overlay.or_else(|| self.rows.get(row)).copied()
     }
 
     /// The first event at or behind `since` that `matches`.

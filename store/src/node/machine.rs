@@ -21,14 +21,14 @@ use crate::{
     append::Receipt,
     kernel::{
         Decision, Effect, Prepared, PreparedAppend, PreparedCommand, Recent, Refusal, TenantWindow,
-        decide_append, decide_delete, decide_fork, decide_stamp, decide_tenant,
+        decide_append, decide_change, decide_delete, decide_fork, decide_stamp, decide_tenant,
     },
     limits::{OP_BYTES_TARGET, OP_RECORDS_MAX},
     log::{
         frame::{Runs, Section, SectionRuns, encode_frame},
         framed::{Framed, Spot},
     },
-    record::{LeafFields, Role, encode_leaf, leaf_hash},
+    record::{LeafFields, RecordKind, Role, encode_leaf, leaf_hash},
     words::{Hash, Position, Reference, Timestamp, Version},
 };
 
@@ -46,7 +46,7 @@ pub(crate) enum Answer {
         receipts: Vec<Receipt>,
         stop: Option<Refusal>,
     },
-    /// The position of the one record written.
+    /// The position of the record written, or of the last one.
     Written(u64),
     Refused(Refusal),
 }
@@ -137,7 +137,7 @@ impl<R> Machine<R> {
     /// What is kept that has a limit: its name, how much of it there is, and the limit.
     #[cfg(feature = "sim")]
     pub(crate) fn held(&self, records: u64, look: &mut dyn FnMut(&'static str, u64, u64)) {
-        let building = self.building_records.saturating_sub(crate::limits::EVENTS_MAX);
+        let building = self.building_records.saturating_sub(crate::limits::CHANGES_MAX);
         look("records in one op", building as u64, OP_RECORDS_MAX as u64);
         for window in self.windows.values() {
             look("records in a window", window.surplus(), records);
@@ -185,6 +185,15 @@ impl<R> Machine<R> {
             PreparedCommand::Stamp(stamp) => {
                 let decided = decide_stamp(&self.windows[&tenant], seen_at, &stamp);
                 self.single(tenant, decided)
+            }
+            PreparedCommand::Change(change) => {
+                match decide_change(&self.windows[&tenant], seen_at, &change) {
+                    Ok(effects) => {
+                        let written = effects.iter().map(|effect| self.write(tenant, effect).0);
+                        Answer::Written(written.last().expect("a change has records"))
+                    }
+                    Err(refusal) => Answer::Refused(refusal),
+                }
             }
         };
         self.waiting.push((reply, answer));
@@ -306,6 +315,14 @@ impl<R> Machine<R> {
 
         let position = writes.next;
         writes.next += 1;
+        match effect.row {
+            Some((table, row)) => writes.row(table, row, position),
+            None if effect.kind == RecordKind::SchemaChanged => writes.schema = Some(position),
+            None => {}
+        }
+        if effect.stream.is_some() {
+            writes.event = Some(position);
+        }
         writes.chain_head = leaf_hash(&leaf, writes.chain_head);
         building.hashes.push(writes.chain_head);
         if let (Some(stream), Some(head)) = (&effect.stream, effect.head) {

@@ -225,6 +225,13 @@ impl DerivedCheck {
             if loaded.actors != index.names.actors {
                 wrong("the actors of a tenant are not the log's");
             }
+            if loaded.tables != index.rows.tables() {
+                wrong("the tables of a tenant are not the log's");
+            }
+            let kept = self.derived.row_tally(*reference)?;
+            if index.rows.tally().is_some_and(|said| *said != kept) {
+                wrong("the rows of a tenant's tables are not the log's");
+            }
             if !tenant.runs.is_empty() {
                 wrong("a run of records that the log does not have");
             }

@@ -20,5 +20,6 @@ mod signing;
 mod stamps;
 mod subscribe;
 mod support;
+mod tables;
 mod tiles;
 mod verify;

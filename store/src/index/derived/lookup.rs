@@ -2,6 +2,7 @@
 //! costs more than finding it.
 
 use std::{
+    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -9,13 +10,13 @@ use std::{
 use redb::{Database, ReadOnlyTable, ReadableDatabase, TableError};
 
 use super::{
-    DATABASE, Derived, NO_RUN, STREAM_NAMES, STREAM_REFERENCES, STREAM_RUNS, STREAMS, broken,
-    decode_state, key, other, reading,
+    DATABASE, Derived, NO_RUN, STREAM_NAMES, STREAM_REFERENCES, STREAM_RUNS, STREAMS, as_slice,
+    broken, decode_state, key, other, reading, text, unreadable,
 };
 use crate::{
     error::{Damage, ReadError},
     index::names::StreamState,
-    words::Reference,
+    words::{Reference, StreamName},
 };
 
 type Numbers = Option<ReadOnlyTable<&'static [u8], u64>>;
@@ -108,6 +109,42 @@ impl Derived {
             Ok(table.get(&at[..])?.map(|row| decode_state(row.value())))
         })?;
         state.transpose()
+    }
+
+    /// Streams by name.
+    pub(crate) fn names(
+        &self,
+        tenant: [u8; 16],
+        (from, to): (Bound<&str>, Bound<&str>),
+        limit: usize,
+    ) -> Result<Vec<(StreamName, u32)>, ReadError> {
+        let keyed = |bound: Bound<&str>| bound.map(|name| key(tenant, name.as_bytes()));
+        let end = match keyed(to) {
+            // Names begin behind the tenant's 16 bytes and hold no byte 255.
+            Bound::Unbounded => Bound::Excluded(key(tenant, &[0xff])),
+            bound => bound,
+        };
+        let start = match keyed(from) {
+            Bound::Unbounded => Bound::Included(tenant.to_vec()),
+            bound => bound,
+        };
+        let range = (as_slice(&start), as_slice(&end));
+        let rows = self.read(|t| {
+            let table = match t.open_table(STREAM_NAMES) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                table => table?,
+            };
+            let mut rows = Vec::new();
+            for entry in table.range::<&[u8]>(range)?.take(limit) {
+                let (name, id) = entry?;
+                rows.push((name.value()[16..].to_vec(), id.value() as u32));
+            }
+            Ok(rows)
+        })?;
+        let named = |(name, id): (Vec<u8>, u32)| {
+            Ok((StreamName::stored(text(&name)?).map_err(|_| unreadable())?, id))
+        };
+        rows.into_iter().map(named).collect()
     }
 
     pub(crate) fn last_run(&self, tenant: [u8; 16], id: u32) -> Result<u64, ReadError> {

@@ -1,6 +1,7 @@
 //! Random commands against a naive model: the same answers, whatever is in flight, abandoned or restarted.
 
 mod random;
+mod rows;
 mod signed;
 
 use std::{collections::HashSet, sync::Arc};
@@ -39,11 +40,13 @@ struct Event {
     data: String,
 }
 
-/// A record: an event or a stream's deletion.
+/// A record: an event, a stream's deletion, the table, or a row of it and what it has.
 #[derive(Clone, Debug, PartialEq)]
 enum Record {
     Event(Event),
     Deleted(usize),
+    Table,
+    Row(i64, Option<i64>),
 }
 
 /// What one stream was answered: its number, first and last version, first and last position.
@@ -53,7 +56,7 @@ type Span = (usize, u64, u64, u64, u64);
 #[derive(Clone, Debug, PartialEq)]
 enum Expectation {
     Appended(Vec<Span>, bool),
-    Deleted(u64),
+    Written(u64),
     Refused(Rejection),
 }
 
@@ -61,6 +64,7 @@ enum Expectation {
 enum Command {
     Append(Append),
     Delete(DeleteStream),
+    Row(rows::RowCommand),
 }
 
 /// The whole log, looked through from the start for every question.
@@ -81,7 +85,7 @@ impl Model {
             match record {
                 Record::Event(e) if e.stream == stream => head = Some((e.version, false)),
                 Record::Deleted(s) if *s == stream => head = head.map(|(v, _)| (v, true)),
-                Record::Event(_) | Record::Deleted(_) => {}
+                Record::Event(_) | Record::Deleted(_) | Record::Table | Record::Row(..) => {}
             }
         }
         head
@@ -125,9 +129,10 @@ impl Model {
                 Err(rejection) => Expectation::Refused(rejection),
             },
             Command::Delete(delete) => match self.delete(delete) {
-                Ok(position) => Expectation::Deleted(position),
+                Ok(position) => Expectation::Written(position),
                 Err(rejection) => Expectation::Refused(rejection),
             },
+            Command::Row(row) => Expectation::Written(self.change(*row)),
         }
     }
 
@@ -232,7 +237,7 @@ impl Model {
             let (first, last) = (hits[0].unwrap(), last.unwrap());
             let version = |p: u64| match &self.records[p as usize] {
                 Record::Event(e) => e.version,
-                Record::Deleted(_) => unreachable!(),
+                Record::Deleted(_) | Record::Table | Record::Row(..) => unreachable!(),
             };
             replays.push((number(&a.stream), version(first), version(last), first, last));
         }
@@ -326,6 +331,7 @@ impl World {
                 let (prepared, seen_at) = resolve::delete(&self.tenant, delete).unwrap();
                 (PreparedCommand::Delete(prepared), seen_at)
             }
+            Command::Row(row) => return self.work_out(*row),
         };
         Prepared { tenant: TENANT, seen_at, command, bytes: 0 }
     }
@@ -366,8 +372,12 @@ impl World {
         (0..count)
             .map(|p| {
                 let Some(e) = reader.event(&self.tenant, p).unwrap() else {
-                    let stream = self.tenant.view().entry(p).unwrap().unwrap().1.stream;
-                    let state = self.tenant.stream_state(stream).unwrap().unwrap();
+                    let view = self.tenant.view();
+                    let (segment, entry) = view.entry(p).unwrap().unwrap();
+                    if let Some(record) = rows::record(&mut reader, segment, &entry) {
+                        return record;
+                    }
+                    let state = self.tenant.stream_state(entry.stream).unwrap().unwrap();
                     return Record::Deleted(number(&state.name));
                 };
                 Record::Event(Event {
@@ -392,7 +402,7 @@ fn expectation(answer: &Answer) -> Option<Expectation> {
             });
             Some(Expectation::Appended(spans.collect(), *replayed))
         }
-        Answer::Written(position) => Some(Expectation::Deleted(*position)),
+        Answer::Written(position) => Some(Expectation::Written(*position)),
         Answer::Refused(Refusal::Rejected(rejection)) => {
             Some(Expectation::Refused(rejection.clone()))
         }
@@ -408,7 +418,7 @@ fn without_made_ids(records: Vec<Record>) -> Vec<Record> {
             let id = e.id.filter(|id| id.get_version_num() == 0);
             Record::Event(Event { id, ..e })
         }
-        Record::Deleted(s) => Record::Deleted(s),
+        other @ (Record::Deleted(_) | Record::Table | Record::Row(..)) => other,
     };
     records.into_iter().map(strip).collect()
 }

@@ -27,6 +27,9 @@ pub(super) fn command(rng: &mut StdRng) -> Command {
         let (stream, expected) = (stream(rng), expected(rng));
         return Command::Delete(DeleteStream { actor, stream, expected });
     }
+    if rng.random_range(0..3) == 0 {
+        return Command::Row(super::rows::command(rng));
+    }
     let mut used = HashSet::new();
     let mut ids = HashSet::new();
     let mut appends = Vec::new();
