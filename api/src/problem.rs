@@ -172,6 +172,11 @@ problems! {
         "An event with this id and other content exists, or only some of the ids of the request \
          exist. Sending events again is recognised where all of them are in the stream with the \
          same content and in the same order.";
+    DuplicateKey = "duplicate_key", 409, never, None, "There is a row with this key already",
+        "INSERT … ON CONFLICT DO NOTHING passes over such rows, and ON CONFLICT (…) DO UPDATE changes \
+         those that are there. Nothing of the request was written.";
+    TableExists = "table_exists", 409, never, None, "There is a table of this name already",
+        "CREATE TABLE IF NOT EXISTS leaves it as it is, whatever its columns are. Nothing of the request was written.";
     Diverged = "diverged", 409, never, None, "The cursor is not of this log",
         "This log cannot have issued the cursor, or the position in a condition's `after`: it is \
          of another log, or of this one before it was restored from an older state. What was read \
@@ -216,6 +221,9 @@ problems! {
     LimitExceeded = "limit_exceeded", 422, never, None, "A limit is exceeded",
         "`errors` says which. Nothing is cut to fit. A tenant has at most 65,536 event types, for \
          good: what varies from event to event belongs into tags, streams or data.";
+    ConstraintFailed = "constraint_failed", 422, never, None, "A row is not as its table says",
+        "A column that is NOT NULL would have no value, or ON CONFLICT DO UPDATE would change a row twice. \
+         Nothing of the request was written.";
     SubjectsUnavailable = "subjects_unavailable", 422, never, None,
         "Subjects are not available yet",
         "This version cannot seal and erase the data of subjects, so it takes no events that \

@@ -1,12 +1,14 @@
 //! Runs requests, each on threads that give way to everything else, within its bounds.
 
+mod changes;
 mod run;
 
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use changes::Commit;
 use datafusion::execution::SessionState;
-use kimberlite_store::{Store, Tenant, scan::Moment};
+use kimberlite_store::{Store, Tenant, scan::Moment, words::Actor};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -42,7 +44,9 @@ pub struct Request {
     pub sql: String,
     /// Values for `$1` and so on.
     pub parameters: Vec<Parameter>,
-    /// What tables without a version of their own are of.
+    /// Who asks.
+    pub actor: Actor,
+    /// What tables without a version of their own are of; a request that changes something is of now.
     pub moment: Moment,
     /// What `now()` is, in microseconds since 1970; `None`: when the request came.
     pub now_us: Option<i64>,
@@ -70,7 +74,7 @@ pub struct Page {
     pub columns: Vec<Column>,
     /// Its rows: JSON arrays with `,` between them.
     pub rows: Bytes,
-    /// How many rows.
+    /// How many rows; of a statement without columns, how many it changed.
     pub count: usize,
     /// There are more rows behind these.
     pub more: bool,
@@ -184,19 +188,24 @@ impl Engine {
         let (sender, receiver) = oneshot::channel();
         let (engine, tenant) = (self.clone(), tenant.clone());
         let seat = self.seat()?;
+        let commit = Arc::new(Commit::default());
+        let working = Arc::clone(&commit);
         let running = self.spawn(async move {
             let answered = async {
                 let _turn = engine.turn(seat).await?;
-                run::answer(&engine.inner, &tenant, &request, page, deadline).await
+                run::answer(&engine.inner, &tenant, &request, page, deadline, &working).await
             };
             let _caller_left = sender.send(answered.await).is_err();
         });
         let _running = Running(running);
-        match timeout_at(deadline, receiver).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(stopped()),
-            Err(_) => Err(late(timeout)),
-        }
+        let mut receiver = receiver;
+        let answer = match timeout_at(deadline, &mut receiver).await {
+            Ok(answer) => answer,
+            Err(_) if commit.give_up() => return Err(late(timeout)),
+            // It is being written: what becomes of that is known soon.
+            Err(_) => receiver.await,
+        };
+        answer.unwrap_or_else(|_| Err(stopped()))
     }
 
     /// Answers a request of one statement with all its rows.

@@ -2,6 +2,7 @@
 
 use datafusion::error::DataFusionError;
 use kimberlite_store::{
+    append::AppendError,
     error::ReadError,
     words::{Position, Timestamp},
 };
@@ -78,6 +79,27 @@ pub enum QueryError {
         /// What was over it.
         what: String,
     },
+    /// There is a row with the key that a new one has.
+    #[error("the table \"{table}\" has a row with this key already")]
+    Duplicate {
+        /// The table.
+        table: String,
+    },
+    /// There is a table of that name.
+    #[error("there is a table \"{table}\" already")]
+    TableExists {
+        /// The table.
+        table: String,
+    },
+    /// A row is not as the table says.
+    #[error("{0}")]
+    Constraint(String),
+    /// What the request rests on changed at every try. Nothing was written.
+    #[error("what the request rests on changed at every try")]
+    Contended,
+    /// It was not written, or it is not known whether it was.
+    #[error(transparent)]
+    Write(AppendError),
     /// Too many queries run and wait.
     #[error("too many queries are running")]
     Overloaded,
@@ -131,7 +153,7 @@ impl QueryError {
         }
     }
 
-    fn memory() -> Self {
+    pub(crate) fn memory() -> Self {
         let what = "the query needs more memory than one query may have".to_owned();
         Self::Limit { limit: MEMORY, what }
     }

@@ -22,6 +22,10 @@ pub const STREAMS_AT_ONCE: usize = 4096;
 pub const CLOSED_LOOK_MS: u64 = 20;
 /// Milliseconds that a question as of a time waits at most until nothing up to that time can come any more.
 pub const CLOSED_WAIT_MS: u64 = 3000;
+/// How often a request that changes something is worked out before it is refused, as others were always faster.
+pub const CHANGE_TRIES_MAX: usize = 4;
+/// Rows of a table that are looked for one by one; for more of them, all are read.
+pub const KEYS_MAX: usize = 1000;
 /// Nice value of the threads that run queries.
 pub const NICE: i32 = 10;
 /// Bytes that a function makes in one call, for all rows of a batch.

@@ -16,12 +16,13 @@ use crate::{
     dialect::Kimberlite,
     error::{Place, QueryError},
     limits::{NESTING_MAX, NODES_MAX, SQL_BYTES_MAX, STATEMENTS_MAX},
+    writes::write_of,
 };
 
 /// The function that stands for `POSITION n` in a version of a table.
 pub(crate) const AT_POSITION: &str = "$position";
 
-/// Parses a request's SQL: one statement at least, each of which only reads, with its text.
+/// Parses a request's SQL: one statement at least, each with its text.
 pub(crate) fn parse(sql: &str) -> Result<Vec<(String, Statement)>, QueryError> {
     if sql.len() > SQL_BYTES_MAX {
         let what = format!("the SQL has more than {SQL_BYTES_MAX} bytes");
@@ -164,13 +165,15 @@ fn versions_as_standard(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>, 
 }
 
 fn check(statement: &Statement) -> Result<(), QueryError> {
-    let read = match statement {
+    let known = match statement {
         Statement::Query(_) => true,
         Statement::Explain { statement, .. } => matches!(**statement, Statement::Query(_)),
-        _ => false,
+        other => write_of(other)?.is_some(),
     };
-    if !read {
-        let what = "only SELECT, VALUES, TABLE and EXPLAIN of them are statements here".to_owned();
+    if !known {
+        let what = "SELECT, VALUES, TABLE, EXPLAIN of them, INSERT, UPDATE, DELETE, CREATE TABLE and DROP TABLE are \
+                    the statements here"
+            .to_owned();
         return Err(QueryError::Unsupported { what, place: place(statement.span().start) });
     }
     if let Statement::Explain { options, format, query_plan, estimate, .. } = statement
@@ -320,9 +323,45 @@ mod tests {
             "COPY events TO '/tmp/x'",
             "COPY (SELECT 1) TO '/tmp/x'",
             "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'",
-            "CREATE TABLE t (a INT)",
-            "INSERT INTO events VALUES (1)",
-            "DELETE FROM events",
+            "CREATE TABLE t (a INT PRIMARY KEY, b INT UNIQUE)",
+            "CREATE TABLE t (a INT PRIMARY KEY, b INT CHECK (b > 0))",
+            "CREATE TABLE t (a INT PRIMARY KEY, b INT REFERENCES u (a))",
+            "CREATE TABLE t (a INT PRIMARY KEY, FOREIGN KEY (a) REFERENCES u (a))",
+            "CREATE TABLE t (a INT PRIMARY KEY, b INT GENERATED ALWAYS AS IDENTITY)",
+            "CREATE TABLE t (a INT PRIMARY KEY, b VARCHAR(10))",
+            "CREATE TABLE t (a INT PRIMARY KEY, b NUMERIC)",
+            "CREATE TABLE t (a INT PRIMARY KEY, b INT[])",
+            "CREATE TABLE t (a INT PRIMARY KEY, b INT DEFAULT now())",
+            "CREATE TABLE t (a INT PRIMARY KEY) WITH (fillfactor = 70)",
+            "CREATE TEMPORARY TABLE t (a INT PRIMARY KEY)",
+            "CREATE TABLE t AS SELECT 1 AS a",
+            "CREATE TABLE t (LIKE u)",
+            "CREATE TABLE s.t (a INT PRIMARY KEY)",
+            "CREATE INDEX i ON t (a)",
+            "CREATE VIEW v AS SELECT 1",
+            "ALTER TABLE t ADD COLUMN b INT",
+            "DROP TABLE t CASCADE",
+            "DROP VIEW v",
+            "TRUNCATE t",
+            "BEGIN",
+            "COMMIT",
+            "INSERT INTO t DEFAULT VALUES",
+            "INSERT INTO t VALUES (1) ON CONFLICT ON CONSTRAINT c DO NOTHING",
+            "INSERT INTO t VALUES (1) ON CONFLICT DO UPDATE SET a = 1",
+            "INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET a = (SELECT 1)",
+            "INSERT OVERWRITE t VALUES (1)",
+            "WITH c AS (SELECT 1) INSERT INTO t SELECT * FROM c",
+            "UPDATE t SET a = u.a FROM u",
+            "UPDATE t SET (a, b) = (1, 2)",
+            "UPDATE t AS OF POSITION 1 SET a = 1",
+            "UPDATE t SET x.a = 1",
+            "DELETE FROM t USING u",
+            "DELETE FROM t AS OF POSITION 1",
+            "DELETE FROM t, u",
+            "DELETE FROM other.t",
+            "MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN DELETE",
+            "EXPLAIN DELETE FROM t",
+            "SELECT * FROM t WHERE a IN (DELETE FROM t RETURNING a)",
             "SET datafusion.execution.batch_size = 1",
             "SHOW TABLES",
             "SELECT a COLLATE \"C\" FROM events",

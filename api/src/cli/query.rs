@@ -63,6 +63,7 @@ struct Page<'a> {
     columns: Vec<Column>,
     #[serde(borrow)]
     rows: Vec<Vec<&'a RawValue>>,
+    row_count: usize,
     next: Option<String>,
     position: Option<u64>,
     /// Where the request has several statements.
@@ -123,9 +124,16 @@ pub(super) fn ask(
             next = page.next;
         }
         if output == Output::Table {
+            // What has no columns says how many rows it changed.
+            let (count, changed) = if page.columns.is_empty() && count == 0 {
+                (page.row_count, " changed")
+            } else {
+                (count, "")
+            };
             let rows = if count == 1 { "row" } else { "rows" };
             let position = position.map_or("an empty log".into(), |p| format!("position {p}"));
-            writeln!(out, "({count} {rows}, as of {position})").map_err(QueryError::Output)?;
+            writeln!(out, "({count} {rows}{changed}, as of {position})")
+                .map_err(QueryError::Output)?;
         }
     }
     Ok(())

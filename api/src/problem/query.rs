@@ -25,6 +25,11 @@ impl From<QueryError> for Problem {
                 let field = FieldError { pointer: None, parameter: None, detail };
                 Self::fields(Code::LimitExceeded, vec![field])
             }
+            QueryError::Duplicate { .. } => Self::new(Code::DuplicateKey, text),
+            QueryError::TableExists { .. } => Self::new(Code::TableExists, text),
+            QueryError::Constraint(_) => Self::new(Code::ConstraintFailed, text),
+            QueryError::Contended => Self::new(Code::Contended, "Send the request again."),
+            QueryError::Write(error) => error.into(),
             QueryError::Overloaded => Self::new(
                 Code::Overloaded,
                 "Too many queries are running. Wait as long as Retry-After says.",

@@ -39,8 +39,8 @@ use crate::{
 #[serde(deny_unknown_fields, remote = "Self")]
 #[schema(as = QueryRequest)]
 struct QueryBody {
-    /// One or several statements in PostgreSQL's SQL, with `;` between them. Tables: `events`, `streams`, and
-    /// `information_schema`. `t AS OF POSITION n` and `t FOR SYSTEM_TIME AS OF TIMESTAMP '…'` are tables as they were.
+    /// One or several statements in PostgreSQL's SQL, with `;` between them. Tables: `events`, `streams`, those that
+    /// `CREATE TABLE` made, and `information_schema`. `t AS OF POSITION n` and `t FOR SYSTEM_TIME AS OF TIMESTAMP '…'` are tables as they were.
     #[schema(
         example = "SELECT type, count(*) AS n FROM events GROUP BY type ORDER BY n DESC",
         max_length = 1_048_576
@@ -50,7 +50,8 @@ struct QueryBody {
     #[serde(default, deserialize_with = "json::null_is_default")]
     #[schema(value_type = Option<Vec<Value>>, max_items = 1000)]
     params: Vec<Value>,
-    /// What tables without a version of their own are of; what is now where it is left out.
+    /// What tables without a version of their own are of; what is now where it is left out. Not where a statement changes
+    /// something.
     #[serde(default)]
     as_of: Option<AsOfBody>,
     /// Milliseconds that the answer may take; the setting `query.timeout_ms` where it is left out, and at most.
@@ -91,7 +92,7 @@ pub(crate) struct ResultView {
     /// Arrays with a value for each column. Integers beyond 2^53 and DECIMAL are strings, BYTES base64, times RFC 3339, JSON as it
     /// was stored; NaN and infinities are strings.
     rows: Vec<Vec<Value>>,
-    /// How many rows these are.
+    /// How many rows these are; of a statement without columns, how many it changed.
     row_count: u64,
     /// Path and query of the rows behind these, as of the same position, to be requested with GET as it stands; `null` where
     /// there are none.
@@ -114,7 +115,7 @@ pub(crate) struct AnswerView {
     #[schema(required = true)]
     next: Option<String>,
     /// The answers are true of the log up to the record at this position; `null` where it has none. Tables with a version of
-    /// their own are as of that.
+    /// their own are as of that. Where the request changed something, the last record that it wrote.
     #[schema(required = true)]
     position: Option<u64>,
     /// Each statement's answer in order, where there are several.
@@ -173,7 +174,12 @@ const FORMATS: [(Format, &str); 4] = [
 const MIN_POSITION: HeaderName = HeaderName::from_static("kimberlite-min-position");
 const POSITION: HeaderName = HeaderName::from_static("kimberlite-position");
 
-/// Ask in SQL
+/// Ask, and change tables, in SQL
+///
+/// `CREATE TABLE`, `DROP TABLE`, `INSERT`, `UPDATE` and `DELETE` (with `RETURNING`) change tables of the tenant's own: each table that is made or dropped
+/// and each row that changes is a record of the log. The statements of a request commit together or not at all, and see what those before them changed; what
+/// they rest on is as it was when they commit. At most 10,000 rows and 16 MiB of them change in one request, which is answered as `application/json` with all rows at
+/// once. It may be sent again after `contended`; after an answer that was lost, look first: no key keeps it from being done twice.
 ///
 /// A query sees everything that was acknowledged before it arrived. `Accept: application/json` gives a page of rows,
 /// `application/x-ndjson` all rows, an object a line (a problem is the last line where it breaks off), `text/csv` (RFC 4180, with a head) and
@@ -246,6 +252,7 @@ pub(crate) async fn continue_query(
     let asked = Asked {
         sql: next.sql,
         parameters: next.params,
+        actor: app.actor.clone(),
         moment: Moment::Records(next.records),
         now_us: Some(next.now_us),
         timeout,
@@ -299,7 +306,8 @@ fn check(app: &App, body: QueryBody) -> Result<Checked, Problem> {
         return Err(Problem::at(Code::LimitExceeded, "/limit", detail));
     }
     let (sql, parameters) = (body.sql, body.params);
-    let asked = Asked { sql, parameters, moment, now_us: None, timeout };
+    let actor = app.actor.clone();
+    let asked = Asked { sql, parameters, actor, moment, now_us: None, timeout };
     Ok(Checked { asked, skip: 0, limit })
 }
 

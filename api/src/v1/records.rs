@@ -53,7 +53,7 @@ struct RecordBody {
 #[schema(as = Payload)]
 struct PayloadBody {
     /// What it holds: `stream`, `type`, `actor`, `data`, `metadata`, `occurred_at`, `tags`,
-    /// `idempotency` or `body`.
+    /// `idempotency`, `body` or `row`.
     #[schema(example = "data")]
     kind: &'static str,
     /// SHA-256 over the stored bytes, in hex.
@@ -113,7 +113,7 @@ struct OpenedBody {
 
 /// One record
 ///
-/// Whatever happened at a position: an event, a deletion.
+/// Whatever happened at a position: an event, a deletion, a table, a row.
 #[utoipa::path(
     get, path = "/v1/records/{position}", tag = "records", operation_id = "read_record",
     params(("position" = u64, Path, description = "Its position", example = 0)),

@@ -16,6 +16,9 @@ fn server() -> Server {
             let members = r#""title":"no","status":400,"code":"invalid_sql","detail":"there is no \"wrong\"""#;
             return problem("400 Bad Request", members);
         }
+        if request.body.contains("DELETE") {
+            return json(r#"{"columns":[],"rows":[],"row_count":3,"next":null,"position":9}"#);
+        }
         let columns = r#"[{"name":"n","type":"BIGINT"},{"name":"what","type":"JSON"}]"#;
         if request.body.contains("twice") {
             let columns = columns.replace("what", "n");
@@ -55,6 +58,14 @@ fn a_table_says_how_many_rows_and_what_they_are_of() {
     let output = kimberlite_with(&server(), &["query", "--output", "table", "SELECT 1"]);
     let text = stdout(&output);
     assert!(text.contains("what") && text.ends_with("(3 rows, as of position 7)\n"), "{text}");
+}
+
+#[test]
+fn what_has_no_rows_says_how_many_it_changed() {
+    let output = kimberlite_with(&server(), &["query", "--output", "table", "DELETE FROM t"]);
+    assert_eq!(stdout(&output), "(3 rows changed, as of position 9)\n");
+    let output = kimberlite_with(&server(), &["query", "DELETE FROM t"]);
+    assert_eq!(stdout(&output), "");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+mod tables;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -17,6 +17,7 @@ mod settings;
 mod stamps;
 #[path = "../support/mod.rs"]
 mod support;
+mod tables;
 mod witnesses;
 
 use support::Server;

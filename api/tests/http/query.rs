@@ -165,7 +165,8 @@ async fn what_is_wrong_is_said_where_it_is() {
     for (sql, status, code, says) in [
         ("SELECT 1\n  FROM )", 400, "unsupported_sql", "line 2, column"),
         ("SELECT * FROM events FOR UPDATE", 400, "unsupported_sql", "FOR UPDATE"),
-        ("DROP TABLE events", 400, "unsupported_sql", "SELECT"),
+        ("DROP TABLE events", 400, "unsupported_sql", "the log's"),
+        ("VACUUM", 400, "unsupported_sql", "SELECT"),
         ("COPY events TO '/tmp/x'", 400, "unsupported_sql", ""),
         ("SELECT * FROM events VERSION AS OF 1", 400, "unsupported_sql", "AS OF POSITION"),
         ("SELECT nothing FROM events", 400, "invalid_sql", "nothing"),

@@ -34,7 +34,10 @@ use kimberlite_store::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{Answer, Form, Inner, Page, Request};
+use super::{
+    Answer, Form, Inner, Page, Request,
+    changes::{self, Commit},
+};
 use crate::{
     catalog::Tables,
     error::QueryError,
@@ -45,6 +48,7 @@ use crate::{
     session, statement,
     time_travel::{Versioned, When, take_versions},
     values::{bind, cast_text, given},
+    writes::write_of,
 };
 
 /// A request with its tables.
@@ -68,9 +72,16 @@ pub(super) async fn answer(
     request: &Request,
     (skip, rows, bytes): (u64, usize, usize),
     deadline: Instant,
+    commit: &Commit,
 ) -> Result<Answer, QueryError> {
+    let statements = parsed(request)?;
+    if writes(&statements)? {
+        let page = (skip, rows, bytes);
+        let change = changes::change(inner, tenant, request, &statements, page, deadline, commit);
+        return Box::pin(change).await;
+    }
     let Ready { state, statements, records, now_us } =
-        ready(inner, tenant, request, deadline).await?;
+        ready(inner, tenant, request, statements, deadline).await?;
     let mut pages = Vec::with_capacity(statements.len());
     for (sql, statement) in statements {
         let stream = plan(&state, statement, request).await?;
@@ -86,7 +97,12 @@ pub(super) async fn plan_one(
     request: &Request,
     deadline: Instant,
 ) -> Result<Plan, QueryError> {
-    let mut ready = ready(inner, tenant, request, deadline).await?;
+    let statements = parsed(request)?;
+    if writes(&statements)? {
+        let what = "what changes something is answered as application/json only".to_owned();
+        return Err(QueryError::Unsupported { what, place: None });
+    }
+    let mut ready = ready(inner, tenant, request, statements, deadline).await?;
     if ready.statements.len() > 1 {
         let what = "several statements are answered as application/json only".to_owned();
         return Err(QueryError::Unsupported { what, place: None });
@@ -96,43 +112,74 @@ pub(super) async fn plan_one(
     Ok(Plan { stream, records: ready.records })
 }
 
-/// Parses, and pins every table to its moment.
-async fn ready(
-    inner: &Inner,
-    tenant: &Tenant,
-    request: &Request,
-    deadline: Instant,
-) -> Result<Ready, QueryError> {
+fn parsed(request: &Request) -> Result<Vec<(String, ast::Statement)>, QueryError> {
     if request.parameters.len() > PARAMETERS_MAX {
         let what = format!("there are more than {PARAMETERS_MAX} parameters");
         return Err(QueryError::Limit { limit: "sql_parameters", what });
     }
-    let mut statements = statement::parse(&request.sql)?;
+    statement::parse(&request.sql)
+}
+
+/// Whether any of the statements changes something.
+fn writes(statements: &[(String, ast::Statement)]) -> Result<bool, QueryError> {
+    let mut writes = false;
+    for (_, statement) in statements {
+        writes |= write_of(statement)?.is_some();
+    }
+    Ok(writes)
+}
+
+/// What `now()` is.
+pub(super) fn now(request: &Request) -> (i64, DateTime<Utc>) {
+    let now_us = request.now_us.unwrap_or_else(|| Timestamp::now().micros());
+    (now_us, DateTime::from_timestamp_micros(now_us).unwrap_or_default())
+}
+
+/// Pins every table to its moment.
+async fn ready(
+    inner: &Inner,
+    tenant: &Tenant,
+    request: &Request,
+    mut statements: Vec<(String, ast::Statement)>,
+    deadline: Instant,
+) -> Result<Ready, QueryError> {
     let mut versions: Vec<Versioned> = Vec::new();
     for (_, statement) in &mut statements {
         versions.extend(take_versions(statement, versions.len())?);
     }
-    let now_us = request.now_us.unwrap_or_else(|| Timestamp::now().micros());
-    let now: DateTime<Utc> = DateTime::from_timestamp_micros(now_us).unwrap_or_default();
+    let (now_us, now) = now(request);
     let snapshot = snapshot(inner, tenant, request.moment, deadline).await?;
     let records = snapshot.records();
-    let mut tables = Tables::new(&snapshot);
-    if !versions.is_empty() {
-        let plain = session::of_request(&inner.base, Tables::new(&snapshot), 1 << 20, now)
-            .map_err(QueryError::Engine)?;
-        for version in &versions {
-            let moment = moment(&plain, request, &version.when)?;
-            let then = self::snapshot(inner, tenant, moment, deadline).await?;
-            tables.add(version.name.clone(), &version.table, &then);
-        }
-    }
-    let state = session::of_request(&inner.base, tables, inner.settings.memory_bytes, now);
-    let state = state.map_err(QueryError::Engine)?;
+    let tables = Tables::new(&snapshot);
+    let state = session(inner, tenant, request, tables, &versions, now, deadline).await?;
     Ok(Ready { state, statements, records, now_us })
 }
 
+/// A session over tables, some of which are as of moments of their own.
+pub(super) async fn session(
+    inner: &Inner,
+    tenant: &Tenant,
+    request: &Request,
+    mut tables: Tables,
+    versions: &[Versioned],
+    now: DateTime<Utc>,
+    deadline: Instant,
+) -> Result<SessionState, QueryError> {
+    if !versions.is_empty() {
+        let plain = session::of_request(&inner.base, tables.clone(), 1 << 20, now)
+            .map_err(QueryError::Engine)?;
+        for version in versions {
+            let moment = moment(&plain, request, &version.when)?;
+            let then = self::snapshot(inner, tenant, moment, deadline).await?;
+            tables.add(version.name.clone(), &version.table, &then)?;
+        }
+    }
+    let state = session::of_request(&inner.base, tables, inner.settings.memory_bytes, now);
+    state.map_err(QueryError::Engine)
+}
+
 /// The log as of a moment. A time that is not closed yet is waited for: it will be soon, unless it lies ahead.
-async fn snapshot(
+pub(super) async fn snapshot(
     inner: &Inner,
     tenant: &Tenant,
     moment: Moment,
@@ -255,13 +302,14 @@ fn scalar_time(value: &ScalarValue) -> Option<Timestamp> {
     }
 }
 
-async fn plan(
+pub(super) async fn plan(
     state: &SessionState,
     statement: ast::Statement,
     request: &Request,
 ) -> Result<SendableRecordBatchStream, QueryError> {
     let statement = Planned::Statement(Box::new(statement));
-    let plan = state.statement_to_plan(statement).await.map_err(QueryError::planning)?;
+    let plan = state.statement_to_plan(statement).await;
+    let plan = plan.map_err(|error| missing_then(QueryError::planning(error), request))?;
     // Statements that do more were refused before; this is the last door.
     let reads =
         SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
@@ -275,6 +323,16 @@ async fn plan(
     let planned = state.query_planner().create_physical_plan(&plan, &state).await;
     let plan = planned.and_then(yielding).map_err(QueryError::planning)?;
     execute_stream(plan, state.task_ctx()).map_err(QueryError::running)
+}
+
+/// A table that is not there says of when that is true.
+fn missing_then(error: QueryError, request: &Request) -> QueryError {
+    match (error, request.moment) {
+        (QueryError::Meaning(what), Moment::Position(then)) if what.ends_with("not found") => {
+            QueryError::Meaning(format!("{what} as of position {then}"))
+        }
+        (error, _) => error,
+    }
 }
 
 /// How many rows there may be in a batch when each has all constants of the statement in it.
@@ -308,7 +366,7 @@ fn yielding(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, Data
     Ok(yields.data)
 }
 
-async fn page(
+pub(super) async fn page(
     sql: String,
     mut stream: SendableRecordBatchStream,
     mut skip: u64,

@@ -8,5 +8,6 @@
 )]
 
 mod files;
+mod tables;
 mod truth;
 mod world;

@@ -147,6 +147,7 @@ pub(crate) fn request(sql: &str) -> Request {
     Request {
         sql: sql.to_owned(),
         parameters: Vec::new(),
+        actor: actor("asker"),
         moment: Moment::Now,
         now_us: None,
         timeout: Duration::from_secs(30),
