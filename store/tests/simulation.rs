@@ -54,7 +54,7 @@ fn replaced(seed: u64) -> (Config, Vec<Planned>) {
 
 #[test]
 fn a_replaced_primary_refuses_nothing_by_what_it_has() {
-    for seed in [1, 3, 4] {
+    for seed in [1, 4, 5] {
         let (config, schedule) = replaced(seed);
         assert_eq!(simulate(config, &schedule, None).violation, None, "seed {seed}");
         let planted = simulate(config, &schedule, Some(Mutant::Unconfirmed));

@@ -150,7 +150,9 @@ pub(super) fn opening(
     previous: &str,
 ) -> Value {
     let mut leaf = vec![1, 1, 2, u8::try_from(payloads.len()).unwrap()];
-    leaf.extend([position; 32]);
+    leaf.extend([position; 16]);
+    // Its version and its time, of which each tells it from others.
+    leaf.extend([32, 40].map(|bits| (u64::from(position) << bits).to_le_bytes()).concat());
     for (role, reference) in [1, 2].into_iter().zip(references) {
         leaf.push(role);
         leaf.extend([reference; 16]);

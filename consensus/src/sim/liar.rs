@@ -287,13 +287,18 @@ impl Liar {
     fn flood(&self, truth: &Envelope) -> Vec<Word> {
         let mut words = vec![Word::Said(truth.clone())];
         let view = view_of(&truth.message);
+        let from = match &truth.message {
+            Message::PrepareOk { op, .. } | Message::Commit { op, .. } => op.0,
+            _ => 0,
+        };
         let leads = view.is_none_or(|v| v.0 % u64::from(self.replicas) == u64::from(self.me.0));
         for n in 0..FLOOD {
             let mut told = truth.clone();
             if let Some(view) = view.filter(|_| !leads) {
-                let header = invented(truth.cluster, Op(n + 1), view, Identity([7; 32]));
+                let op = Op(from + n);
+                let header = invented(truth.cluster, op.next(), view, Identity([7; 32]));
                 let entry = Entry { header, body: Bytes::new() };
-                told.message = Message::Prepare { view, commit: Op(n), entry };
+                told.message = Message::Prepare { view, commit: op, entry };
             }
             words.push(Word::Said(told));
         }
@@ -335,7 +340,8 @@ impl Liar {
 /// An op that nobody asked for.
 fn invented(cluster: [u8; 16], op: Op, view: View, parent: Identity) -> Header {
     let sections = Bytes::from(vec![0; SECTION_BYTES]);
-    let time_us = i64::MAX / 2 + op.0.cast_signed();
+    // Late, and no later than what is a message.
+    let time_us = TIME_MAX_US - (1 << 40) + op.0.cast_signed();
     Header { cluster, op, view, parent, time_us, members: None, sections }
 }
 
