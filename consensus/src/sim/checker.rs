@@ -308,13 +308,16 @@ impl Checker {
         Ok(())
     }
 
+    /// A replica's log was cut. What only later views than its own have, that view's log need not have (seed 679).
     pub(super) fn truncated(&mut self, r: usize, after: Op) -> Checked {
+        let view = self.superblocks[r].map_or(View(u64::MAX), |s| s.view);
         for at in after.0 as usize..self.durable[r].len() {
             let (op, identity) = (Op(at as u64 + 1), self.durable[r][at]);
-            let committed = self.canonical.get(at).is_some_and(|c| c.0 == identity);
+            let committed = self.canonical.get(at).is_some_and(|c| c.0 == identity)
+                && self.committed_in[at] <= view;
             let members = self.members_of(identity);
             let quorum = Self::quorum_of(members);
-            let acked = self.acks.range((op, View(0))..=(op, View(u64::MAX)));
+            let acked = self.acks.range((op, View(0))..=(op, view));
             let acked = acked
                 .filter(|(_, (of, voters))| {
                     *of == identity && voters.and(members.voters()).count() >= quorum
