@@ -287,10 +287,12 @@ impl Liar {
     fn flood(&self, truth: &Envelope) -> Vec<Word> {
         let mut words = vec![Word::Said(truth.clone())];
         let view = view_of(&truth.message);
-        let from = match &truth.message {
-            Message::PrepareOk { op, .. } | Message::Commit { op, .. } => op.0,
-            _ => 0,
-        };
+        let from =
+            if let Message::PrepareOk { op, .. } | Message::Commit { op, .. } = &truth.message {
+                op.0
+            } else {
+                0
+            };
         let leads = view.is_none_or(|v| v.0 % u64::from(self.replicas) == u64::from(self.me.0));
         for n in 0..FLOOD {
             let mut told = truth.clone();
