@@ -31,9 +31,14 @@ pub struct Damage {
 impl Damage {
     /// Whether the log can make it anew.
     pub(crate) fn is_derived(&self) -> bool {
-        let folder = self.file.split('/').next();
-        [crate::index::derived::FOLDER, crate::tiles::FOLDER].map(Some).contains(&folder)
+        is_derived(&self.file)
     }
+}
+
+/// Whether the log can make the file anew.
+pub(crate) fn is_derived(file: &str) -> bool {
+    let folder = file.split('/').next();
+    [crate::index::derived::FOLDER, crate::tiles::FOLDER].map(Some).contains(&folder)
 }
 
 /// Why something could not be read.

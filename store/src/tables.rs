@@ -182,7 +182,8 @@ impl Table {
 mod hex_reference {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-    use super::{Hex, Reference, unhex};
+    use super::{Hex, Reference};
+    use crate::node::sixteen;
 
     pub(super) fn serialize<S: Serializer>(r: &Reference, to: S) -> Result<S::Ok, S::Error> {
         Hex(&r.0).to_string().serialize(to)
@@ -190,19 +191,8 @@ mod hex_reference {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Reference, D::Error> {
         let text = String::deserialize(from)?;
-        unhex(&text).ok_or_else(|| D::Error::custom("no reference"))
+        sixteen(&text).map(Reference).ok_or_else(|| D::Error::custom("no reference"))
     }
-}
-
-fn unhex(text: &str) -> Option<Reference> {
-    let mut bytes = [0; 16];
-    if text.len() != 32 || !text.is_ascii() {
-        return None;
-    }
-    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(Reference(bytes))
 }
 
 /// The JSON of a change of the schema.

@@ -65,8 +65,7 @@ pub struct Finding {
 impl Finding {
     /// Whether the file can be deleted: the next start makes it anew from the log.
     pub fn is_derived(&self) -> bool {
-        let folder = self.file.split('/').next();
-        [crate::index::derived::FOLDER, crate::tiles::FOLDER].map(Some).contains(&folder)
+        crate::error::is_derived(&self.file)
     }
 }
 

@@ -9,7 +9,10 @@ use kimberlite_store::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{SETTINGS, World, answer, ask, event, open, request, rows, rows_of};
+use crate::{
+    truth::Dice,
+    world::{SETTINGS, World, answer, ask, event, open, request, rows, rows_of},
+};
 
 async fn done(world: &World, sql: &str) -> Answer {
     answer(world, sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"))
@@ -288,18 +291,6 @@ async fn what_was_is_not_changed() {
     let refused = ask(&world, then).await;
     let Err(QueryError::Meaning(what)) = refused else { panic!("{refused:?}") };
     assert!(what.ends_with("as of position 3"), "{what}");
-}
-
-/// Numbers that depend on nothing but the seed (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
 }
 
 /// Waits until the last query's thread has let go of the folder.

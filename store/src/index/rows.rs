@@ -10,6 +10,7 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use super::section::parse;
 use crate::{
     record::{Leaf, RecordKind},
     tables::{RowBody, RowKey, SchemaBody, Table, TableBody},
@@ -271,8 +272,4 @@ fn add(sum: &mut (u64, u128), table: u32, key: &[u8], numbers: &[u64; 2], row: &
     let digest = hasher.finalize();
     let digest: [u8; 16] = digest.as_bytes()[..16].try_into().expect("16");
     *sum = (sum.0 + 1, sum.1.wrapping_add(u128::from_le_bytes(digest)));
-}
-
-fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, &'static str> {
-    serde_json::from_slice(json).map_err(|_| "a payload is not the JSON that it must be")
 }
